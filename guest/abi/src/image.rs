@@ -1,0 +1,105 @@
+//! The header at the start of every guest image ([`IMAGE_GVA`](crate::layout::IMAGE_GVA)).
+//!
+//! It lets the VMM map the image with the right permissions, find the entry and the trap code, and
+//! refuse an image that was built for another version before any of it runs.
+//!
+//! ```text
+//! [start, text_end)         read, execute, CPL 3      (this header is its first bytes)
+//! [text_end, rodata_end)    read, CPL 3
+//! [rodata_end, data_end)    read, write, CPL 3
+//! [data_end, trap_text_end) read, execute, CPL 0 only: trap stubs
+//! [trap_text_end, end)      read, write, CPL 0 only: GDT, IDT, TSS, trap stack
+//! ```
+//!
+//! Each bound is a multiple of 4 KiB.
+
+use crate::addr::{Gva, PAGE_BYTES};
+use crate::layout::{IMAGE_GVA, IMAGE_MAX_BYTES};
+use crate::wire::wire_struct;
+use crate::{ABI_VERSION, DecodeError};
+
+/// `"umpaimg\0"`.
+pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"umpaimg\0");
+
+wire_struct! {
+    /// See the [module](self).
+    pub struct ImageHeader [96] {
+        /// [`IMAGE_MAGIC`].
+        pub magic: u64,
+        /// [`ABI_VERSION`] when the image was built.
+        pub version: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// First instruction. `rdi` = [`Gva`] of the boot info, `rsp` = top of the stack, 16-aligned.
+        pub entry: u64,
+        /// End of the code.
+        pub text_end: u64,
+        /// End of the constants.
+        pub rodata_end: u64,
+        /// End of the data that CPL 3 may write.
+        pub data_end: u64,
+        /// End of the code that only CPL 0 may run.
+        pub trap_text_end: u64,
+        /// End of the image, its zeroed part included.
+        pub end: u64,
+        /// The 256-entry interrupt descriptor table.
+        pub idt: u64,
+        /// The global descriptor table, [`GDT_ENTRIES`](crate::boot::GDT_ENTRIES) entries, filled in.
+        pub gdt: u64,
+        /// The 64-bit task state segment; rsp0 and IST are filled in.
+        pub tss: u64,
+        /// The stub for `syscall` (LSTAR); CPL 3 may execute it.
+        pub syscall: u64,
+    }
+}
+
+impl ImageHeader {
+    fn check(&self) -> Result<(), DecodeError> {
+        let value = |field, found| Err(DecodeError::Value { field, found });
+        if self.magic != IMAGE_MAGIC {
+            return value("image magic", self.magic);
+        }
+        if self.version != ABI_VERSION {
+            return Err(DecodeError::Version { found: self.version });
+        }
+        let bounds = [
+            ("text_end", self.text_end),
+            ("rodata_end", self.rodata_end),
+            ("data_end", self.data_end),
+            ("trap_text_end", self.trap_text_end),
+            ("end", self.end),
+        ];
+        let mut previous = IMAGE_GVA.get();
+        for (field, bound) in bounds {
+            if bound % PAGE_BYTES != 0 || bound < previous || bound - IMAGE_GVA.get() > IMAGE_MAX_BYTES {
+                return value(field, bound);
+            }
+            previous = bound;
+        }
+        if !(IMAGE_GVA.get()..self.text_end).contains(&self.entry) {
+            return value("entry", self.entry);
+        }
+        if !(IMAGE_GVA.get()..self.text_end).contains(&self.syscall) {
+            return value("syscall", self.syscall);
+        }
+        for (field, table, bytes) in [("idt", self.idt, 4096), ("gdt", self.gdt, 256), ("tss", self.tss, 104)]
+        {
+            if table < self.trap_text_end || self.end.saturating_sub(table) < bytes {
+                return value(field, table);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the image, from its start to its end.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.end - IMAGE_GVA.get()
+    }
+
+    /// The entry point.
+    #[must_use]
+    pub const fn entry(&self) -> Gva {
+        Gva::new(self.entry)
+    }
+}

@@ -1,0 +1,61 @@
+//! Where things lie. Every address that both sides know is here.
+//!
+//! Guest-physical space (one memory slot for each part):
+//!
+//! ```text
+//! 0                       nothing (an access is a violation)
+//! SYSTEM_GPA   2 MiB      image | boot info | call area | stacks | bookkeeping | table arena
+//! FRAMES_GPA   4 GiB      frames that can be granted: [FRAMES_GPA, FRAMES_GPA + memory)
+//! ```
+//!
+//! Guest-virtual space (lower half; everything below BLOCKS_GVA is left to programs):
+//!
+//! ```text
+//! BLOCKS_GVA   0x6000_0000_0000   16 TiB: windows that umpa reserves
+//! DIRECT_GVA   0x7000_0000_0000    8 TiB: Gva = DIRECT_GVA + Gpa, for bookkeeping, table arena, frames
+//! IMAGE_GVA    0x7800_0000_0000    4 GiB: the guest image, 4 KiB leaves by segment
+//! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, call area, stacks
+//! ```
+
+use crate::addr::{Gpa, Gva, PageSize};
+
+/// Start of the system slot.
+pub const SYSTEM_GPA: Gpa = Gpa::new(2 << 20);
+/// Start of the frames that can be granted.
+pub const FRAMES_GPA: Gpa = Gpa::new(4 << 30);
+/// Most bytes of frames that a guest can have: the direct map's size less what lies below.
+pub const FRAMES_MAX_BYTES: u64 = (1 << 40) - FRAMES_GPA.get();
+
+/// Start of the address space that `umpa` reserves windows in.
+pub const BLOCKS_GVA: Gva = Gva::new(0x6000_0000_0000);
+/// Bytes of it.
+pub const BLOCKS_BYTES: u64 = 0x1000_0000_0000;
+/// The direct map: `Gva = DIRECT_GVA + Gpa`.
+pub const DIRECT_GVA: Gva = Gva::new(0x7000_0000_0000);
+/// Where images are linked.
+pub const IMAGE_GVA: Gva = Gva::new(0x7800_0000_0000);
+/// Most bytes of an image.
+pub const IMAGE_MAX_BYTES: u64 = 16 << 20;
+/// Boot info, call area and stacks.
+pub const SYSTEM_GVA: Gva = Gva::new(0x7900_0000_0000);
+
+/// The call area's size: one header and its payload.
+pub const CALL_AREA_BYTES: u64 = 64 << 10;
+/// The first stack's size (the workload's); an unmapped page lies below it.
+pub const STACK_BYTES: u64 = 256 << 10;
+
+/// The frame bookkeeping handed to a guest, bytes per frame of its memory.
+pub const BOOKKEEPING_BYTES_PER_FRAME: u64 = 8;
+
+/// The view of a guest-physical address in the direct map.
+#[must_use]
+pub const fn direct(gpa: Gpa) -> Gva {
+    Gva::new(DIRECT_GVA.get() + gpa.get())
+}
+
+const _: () = assert!(SYSTEM_GPA.is_aligned(PageSize::Size2M));
+const _: () = assert!(FRAMES_GPA.is_aligned(PageSize::Size1G));
+const _: () = assert!(DIRECT_GVA.is_aligned(PageSize::Size1G));
+const _: () = assert!(BLOCKS_GVA.get() + BLOCKS_BYTES == DIRECT_GVA.get());
+const _: () = assert!(DIRECT_GVA.get() + FRAMES_GPA.get() + FRAMES_MAX_BYTES <= IMAGE_GVA.get());
+const _: () = assert!(SYSTEM_GVA.is_canonical());
