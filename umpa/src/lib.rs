@@ -1,1 +1,5 @@
-//! x
+//! A user-mode page allocator: it holds real page frames and the page tables that map them.
+
+#![no_std]
+
+pub mod hardware;

@@ -8,7 +8,7 @@
 //! [text_end, rodata_end)    read, CPL 3
 //! [rodata_end, data_end)    read, write, CPL 3
 //! [data_end, trap_text_end) read, execute, CPL 0 only: trap stubs
-//! [trap_text_end, end)      read, write, CPL 0 only: GDT, IDT, TSS, trap stack
+//! [trap_text_end, end)      read, write, CPL 0 only: IDT, GDT, TSS, trap stack
 //! ```
 //!
 //! Each bound is a multiple of 4 KiB.
@@ -20,6 +20,13 @@ use crate::{ABI_VERSION, DecodeError};
 
 /// `"umpaimg\0"`.
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"umpaimg\0");
+
+/// Vectors that have a stub: the 32 exceptions and 32 interrupts.
+pub const TRAP_VECTORS: u64 = 64;
+/// Distance of two stubs.
+pub const TRAP_STUB_BYTES: u64 = 16;
+/// The trap tables: a page for the IDT, a page for GDT and TSS.
+pub const TRAP_TABLES_BYTES: u64 = 2 * PAGE_BYTES;
 
 wire_struct! {
     /// See the [module](self).
@@ -42,12 +49,12 @@ wire_struct! {
         pub trap_text_end: u64,
         /// End of the image, its zeroed part included.
         pub end: u64,
-        /// The 256-entry interrupt descriptor table.
-        pub idt: u64,
-        /// The global descriptor table, [`GDT_ENTRIES`](crate::boot::GDT_ENTRIES) entries, filled in.
-        pub gdt: u64,
-        /// The 64-bit task state segment; rsp0 and IST are filled in.
-        pub tss: u64,
+        /// First of [`TRAP_VECTORS`] stubs, [`TRAP_STUB_BYTES`] apart, one for each vector.
+        pub trap_stubs: u64,
+        /// [`TRAP_TABLES_BYTES`] of zeroed, CPL 0 memory, which the VMM fills with IDT, GDT and TSS.
+        pub trap_tables: u64,
+        /// Top of the stack that every trap switches to (rsp0 and IST 1).
+        pub trap_stack_top: u64,
         /// The stub for `syscall` (LSTAR); CPL 3 may execute it.
         pub syscall: u64,
     }
@@ -82,11 +89,21 @@ impl ImageHeader {
         if !(IMAGE_GVA.get()..self.text_end).contains(&self.syscall) {
             return value("syscall", self.syscall);
         }
-        for (field, table, bytes) in [("idt", self.idt, 4096), ("gdt", self.gdt, 256), ("tss", self.tss, 104)]
+        let stubs_end = self.trap_stubs.saturating_add(TRAP_VECTORS * TRAP_STUB_BYTES);
+        if self.trap_stubs < self.data_end || stubs_end > self.trap_text_end {
+            return value("trap_stubs", self.trap_stubs);
+        }
+        let tables_end = self.trap_tables.saturating_add(TRAP_TABLES_BYTES);
+        if self.trap_tables % PAGE_BYTES != 0
+            || self.trap_tables < self.trap_text_end
+            || tables_end > self.end
         {
-            if table < self.trap_text_end || self.end.saturating_sub(table) < bytes {
-                return value(field, table);
-            }
+            return value("trap_tables", self.trap_tables);
+        }
+        if self.trap_stack_top % 16 != 0
+            || !(self.trap_text_end + 1..=self.end).contains(&self.trap_stack_top)
+        {
+            return value("trap_stack_top", self.trap_stack_top);
         }
         Ok(())
     }

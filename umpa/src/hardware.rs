@@ -1,0 +1,52 @@
+//! What `umpa` needs from the machine below it, and the only way it reaches it.
+//!
+//! Three traits: entries of page tables ([`TableMemory`]), the translation caches ([`Tlb`]) and the
+//! hypervisor ([`FrameSource`]). `guest` implements them with stores, INVLPG or CR3 and a hypercall;
+//! the tests with a simulated MMU.
+
+use umpa_abi::addr::{Frame, Page};
+use umpa_abi::exchange::{Extent, Policy, Shortfall};
+
+/// Reads and writes entries of page tables.
+///
+/// Implementations access memory that the processor reads by itself: volatile, and in program order.
+pub trait TableMemory {
+    /// The entry with this index (`0..512`) of the table in frame `table`.
+    fn read(&self, table: Frame, index: usize) -> u64;
+    /// Replaces it. One aligned 8-byte store.
+    fn write(&mut self, table: Frame, index: usize, entry: u64);
+}
+
+/// Drops cached translations of the current address space.
+pub trait Tlb {
+    /// Translations of one page, whatever the size of the leaf that maps it.
+    fn flush_page(&mut self, page: Page);
+    /// All translations.
+    fn flush_all(&mut self);
+}
+
+/// What an exchange brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Pages granted of 4 KiB, 2 MiB, 1 GiB.
+    pub granted_pages: [u64; 3],
+    /// Frames (4 KiB) taken back.
+    pub taken_frames: u64,
+    /// Why it fell short, if it did.
+    pub shortfall: Shortfall,
+    /// Index of the extent that was refused, with [`Shortfall::NotYours`].
+    pub bad_extent: usize,
+}
+
+/// The hypervisor's side of the frame exchange (see [`umpa_abi::exchange`]).
+pub trait FrameSource {
+    /// Gives `give` back and asks for `want_pages` (4 KiB, 2 MiB, 1 GiB); calls `granted` with each
+    /// extent that came. At most [`EXTENTS_MAX`](umpa_abi::exchange::EXTENTS_MAX) extents each way.
+    fn exchange(
+        &mut self,
+        give: &[Extent],
+        want_pages: [u64; 3],
+        policy: Policy,
+        granted: &mut dyn FnMut(Extent),
+    ) -> Exchanged;
+}
