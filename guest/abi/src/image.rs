@@ -94,13 +94,13 @@ impl ImageHeader {
             return value("trap_stubs", self.trap_stubs);
         }
         let tables_end = self.trap_tables.saturating_add(TRAP_TABLES_BYTES);
-        if self.trap_tables % PAGE_BYTES != 0
+        if !self.trap_tables.is_multiple_of(PAGE_BYTES)
             || self.trap_tables < self.trap_text_end
             || tables_end > self.end
         {
             return value("trap_tables", self.trap_tables);
         }
-        if self.trap_stack_top % 16 != 0
+        if !self.trap_stack_top.is_multiple_of(16)
             || !(self.trap_text_end + 1..=self.end).contains(&self.trap_stack_top)
         {
             return value("trap_stack_top", self.trap_stack_top);
