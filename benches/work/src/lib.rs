@@ -1,0 +1,36 @@
+//! The work that is measured, compiled into guests and into the native baselines alike: the very
+//! same loop, sizes and clock on both sides.
+//!
+//! - [`params`]: what to do, as `key=value` arguments; the schedule of slices that follows from it.
+//! - [`sizes`]: block sizes from a seed.
+//! - [`bins`]: the power-of-two bins.
+//! - [`raw`]: the only unsafe code: the clock, the bytes of the blocks, the calls of the allocator.
+//! - [`fig7`]: Figures 7 and 8 of the paper.
+//!
+//! ```no_run
+//! use work::{Fig7, Params, Phase, Slot, raw::Nothing};
+//! # fn main() -> Result<(), Box<dyn core::error::Error>> {
+//! let params = Params::parse(["ops=10", "warmup=4", "ring=4", "slice=5"].map(str::as_bytes))?;
+//! let mut slots = [Slot::EMPTY; 512];
+//! let mut work = Fig7::new(&params, Nothing, &mut slots)?; // an allocator that has nothing
+//! assert!(work.run_slice().is_err());
+//! assert_eq!(work.progress().phase, Phase::Warmup);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Dependency law: this crate depends on `umpa-abi` and on a random number generator; `guest` and
+//! `benches` depend on it. No allocation, no floating point, no I/O.
+
+#![no_std]
+
+pub mod bins;
+pub mod fig7;
+pub mod params;
+pub mod raw;
+pub mod sizes;
+
+pub use fig7::{Fig7, Progress, WorkError};
+pub use params::{ParamError, Params, Phase, Schedule};
+pub use raw::{Blocks, Slot};
+pub use sizes::{SizeLaw, Sizes};
