@@ -2,4 +2,6 @@
 
 #![no_std]
 
+pub mod entry;
 pub mod hardware;
+pub mod runs;
