@@ -1,1 +1,34 @@
-//! x
+//! The layer under workloads inside the virtual machine, and the workloads.
+//!
+//! The VMM starts the virtual processor in its final mode, at CPL 3 (or at CPL 0 when asked), with
+//! paging on. From there:
+//!
+//! - [`entry`]: the image header, the first instruction, boot info, and the end;
+//! - [`trap`]: exceptions; `trap.s` is all the code that runs at CPL 0;
+//! - [`syscall`]: the stub behind `syscall`;
+//! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
+//! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
+//! - [`clock`]: cycles; [`builtins`]: the functions that compilers call by themselves;
+//! - [`workloads`]: one file each, ordinary Rust.
+//!
+//! With the feature `image` (set by vmm's build script only) this is a bare-metal image; without it
+//! everything still compiles for the host, so that lints and unit tests see it.
+//!
+//! Dependency law: `umpa` and `umpa-abi` only; nothing depends on this crate.
+
+#![cfg_attr(not(test), no_std)]
+
+#[macro_use]
+pub mod console;
+
+pub mod builtins;
+pub mod call;
+pub mod clock;
+pub mod entry;
+pub mod machine;
+pub mod mmu;
+pub mod panic;
+pub mod syscall;
+pub mod tlb;
+pub mod trap;
+pub mod workloads;

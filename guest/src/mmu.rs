@@ -1,0 +1,137 @@
+//! Page tables and frames, seen through the direct map.
+//!
+//! The VMM maps the table arena and all frames at `DIRECT_GVA + Gpa` ([`umpa_abi::layout`]), writable
+//! at the workload's privilege level: editing a table is a store. A frame that isn't granted is in
+//! the direct map too, and touching it is a violation that ends the guest.
+//!
+//! Cost: one 8-byte access per entry.
+
+#![allow(unsafe_code)] // reason: tables and frames are bare memory
+
+use core::arch::asm;
+
+use umpa::hardware::TableMemory;
+use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES};
+use umpa_abi::boot::BootInfo;
+use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, direct};
+use umpa_abi::paging;
+
+/// The tables of this guest. Entries are where the processor reads them.
+#[derive(Debug)]
+pub struct DirectTables {
+    root: Frame,
+    first: Frame,
+    end: Frame,
+    stores: u64,
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The table.
+    pub table: Frame,
+    /// The entry in it.
+    pub index: usize,
+    /// The table's level, 1..=4.
+    pub level: u32,
+}
+
+impl DirectTables {
+    /// The tables that `boot` describes.
+    ///
+    /// # Safety
+    /// `boot` describes this machine; the arena holds tables and nothing else, and this is the only
+    /// value of its kind, so nobody else writes them (the processor sets A and D).
+    #[must_use]
+    pub unsafe fn new(boot: &BootInfo) -> Self {
+        let first = boot.tables_first();
+        Self { root: boot.root().containing(), first, end: first.offset(boot.tables_frames), stores: 0 }
+    }
+
+    /// Entries written so far.
+    #[must_use]
+    pub const fn stores(&self) -> u64 {
+        self.stores
+    }
+
+    /// The leaf that maps `gva`, or the first entry on the way to it that isn't present.
+    #[must_use]
+    pub fn walk(&self, gva: Gva) -> Slot {
+        let mut table = self.root;
+        let mut level = paging::LEVELS;
+        loop {
+            let index = paging::index(gva, level);
+            let entry = self.read(table, index);
+            let leaf = level == 1 || (level < paging::LEVELS && entry & paging::LARGE != 0);
+            if leaf || entry & paging::PRESENT == 0 {
+                return Slot { table, index, level };
+            }
+            table = paging::address(entry).containing();
+            level -= 1;
+        }
+    }
+
+    fn entry(&self, table: Frame, index: usize) -> *mut u64 {
+        assert!(
+            (self.first..self.end).contains(&table) && index < paging::ENTRIES,
+            "entry {index} of frame {table} isn't in the table arena {}..{}",
+            self.first,
+            self.end
+        );
+        (direct(table.start()).get() as *mut u64).wrapping_add(index)
+    }
+}
+
+impl TableMemory for DirectTables {
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        // SAFETY: `entry` has checked that it is an entry of the arena, which is mapped (see `new`).
+        unsafe { self.entry(table, index).read_volatile() }
+    }
+
+    fn write(&mut self, table: Frame, index: usize, entry: u64) {
+        self.stores += 1;
+        // SAFETY: as above. What the new entry makes of memory is the caller's affair: `umpa` maps
+        // only frames that it owns to pages that it has reserved.
+        unsafe { self.entry(table, index).write_volatile(entry) }
+    }
+}
+
+/// The eight bytes at `gva`, wherever that is. Without a mapping: a page fault, reported.
+#[must_use]
+pub fn load(gva: Gva) -> u64 {
+    let value;
+    // SAFETY: reads and forgets; a fault ends the guest. Whatever object lies there isn't changed.
+    unsafe { asm!("mov {}, [{}]", out(reg) value, in(reg) gva.get(), options(nostack, readonly)) };
+    value
+}
+
+/// Writes eight bytes to a block's address or to a frame through the direct map.
+///
+/// # Panics
+/// Elsewhere: there lie objects of Rust's.
+pub fn store(gva: Gva, value: u64) {
+    let within = |start: Gva, bytes: u64| gva.get() >= start.get() && gva.get() - start.get() < bytes;
+    assert!(
+        within(BLOCKS_GVA, BLOCKS_BYTES) || within(direct(FRAMES_GPA), FRAMES_MAX_BYTES),
+        "no store to {gva}: neither a block nor a frame"
+    );
+    // SAFETY: the workloads that use this function keep no Rust objects in blocks and frames.
+    unsafe { asm!("mov [{}], {}", in(reg) gva.get(), in(reg) value, options(nostack)) };
+}
+
+/// Writes `value` to each of a frame's 512 words, through the direct map.
+pub fn fill(frame: Frame, value: u64) {
+    for word in words(frame) {
+        store(direct(word), value);
+    }
+}
+
+/// The first word of a frame that isn't `value`: its address and what is there.
+#[must_use]
+pub fn find_other(frame: Frame, value: u64) -> Option<(Gpa, u64)> {
+    words(frame).map(|word| (word, load(direct(word)))).find(|&(_, found)| found != value)
+}
+
+fn words(frame: Frame) -> impl Iterator<Item = Gpa> {
+    (0..PAGE_BYTES / 8).map(move |word| Gpa::new(frame.start().get() + 8 * word))
+}

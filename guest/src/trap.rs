@@ -1,0 +1,251 @@
+//! Exceptions: a report instead of silence, and the gate through which CPL 3 flushes.
+//!
+//! # Who runs where
+//!
+//! The VMM fills the IDT so that every vector arrives at its stub in `trap.s`, at CPL 0, on the trap
+//! stack. In mode `shadow` each instruction there is interpreted at some 1,500 cycles, so the stubs
+//! do the least: flush and return, or move what the processor pushed into the [`TrapRecord`] and
+//! continue *at the interrupted privilege level* with [`report`], which is ordinary Rust on a stack
+//! of its own. Nothing is formatted at CPL 0.
+//!
+//! | vector | what happens |
+//! | --- | --- |
+//! | 3 (`int3`) in the gate of [`tlb`](crate::tlb) | INVLPG or a load of CR3, then back |
+//! | everything else | report: vector, error code, RIP, CR2, registers; exit code `Exception` |
+//!
+//! # Invariants
+//!
+//! - The level bits in the record grow from 0 to 1 (reporting) to 3 (ending) and never shrink: a trap
+//!   during the report ends the guest at once, a trap during that is a triple fault. No loop.
+//! - CPL 0 code and its stack lie on pages without U; it writes only to the record, the call area and
+//!   its stack.
+//!
+//! # Room left
+//!
+//! - *Page faults that user code handles* (write watches): a stub for vector 14 in place of the
+//!   common one, which continues at a handler's address instead of [`report`]'s. The record has what
+//!   it needs; the level bits have to become a count per vCPU. 16 instructions at CPL 0.
+//! - *Interrupts 32..63*: their stubs exist and report; a registered handler takes the same way.
+//!
+//! Sources: SDM vol. 3A, 6.12 (handlers), 6.14 (64-bit mode, IST), 6.15 (which vectors push an error
+//! code); vol. 2, JRCXZ, INVLPG.
+
+#![allow(unsafe_code)] // reason: shares memory with assembly, executes ud2
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::fmt;
+
+use umpa_abi::addr::Gva;
+use umpa_abi::call::ExitCode;
+
+use crate::call;
+
+/// What `trap.s` leaves behind for [`report`]. It knows the layout by the `offset_of!`s below.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrapRecord {
+    /// Bit 0: reporting; bit 1: ending.
+    level: u64,
+    /// Where an exit can be asked for when nothing else works.
+    call_area: Gva,
+    /// Number of the exception or interrupt.
+    pub vector: u64,
+    /// Error code, 0 for vectors without one.
+    pub error: u64,
+    /// Interrupted instruction.
+    pub rip: u64,
+    /// Code segment; its low two bits are the privilege level.
+    pub cs: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Address of the last page fault.
+    pub cr2: u64,
+    /// rax, rbx, rcx, rdx, rsi, rdi, rbp, r8 … r15.
+    pub registers: [u64; 15],
+}
+
+const REGISTER_NAMES: [&str; 15] =
+    ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
+
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: written by trap.s and by `set_call_area`, read by `report`. One vCPU runs an image, and a
+// trap interrupts it, so they never overlap. (Several vCPUs will have one record each, found through
+// their trap stack.)
+unsafe impl<T> Sync for Shared<T> {}
+
+static RECORD: Shared<TrapRecord> = Shared(UnsafeCell::new(TrapRecord {
+    level: 0,
+    call_area: Gva::new(0),
+    vector: 0,
+    error: 0,
+    rip: 0,
+    cs: 0,
+    rflags: 0,
+    rsp: 0,
+    cr2: 0,
+    registers: [0; 15],
+}));
+
+/// Bytes of the stack that reports run on.
+const REPORT_STACK_BYTES: usize = 16 << 10;
+
+#[repr(C, align(16))]
+struct ReportStack([u8; REPORT_STACK_BYTES]);
+
+static REPORT_STACK: Shared<ReportStack> = Shared(UnsafeCell::new(ReportStack([0; REPORT_STACK_BYTES])));
+
+#[cfg(feature = "image")]
+core::arch::global_asm!(
+    include_str!("trap.s"),
+    record = sym RECORD,
+    level = const core::mem::offset_of!(TrapRecord, level),
+    call_area = const core::mem::offset_of!(TrapRecord, call_area),
+    vector = const core::mem::offset_of!(TrapRecord, vector),
+    error = const core::mem::offset_of!(TrapRecord, error),
+    rip = const core::mem::offset_of!(TrapRecord, rip),
+    cs = const core::mem::offset_of!(TrapRecord, cs),
+    rflags = const core::mem::offset_of!(TrapRecord, rflags),
+    rsp = const core::mem::offset_of!(TrapRecord, rsp),
+    cr2 = const core::mem::offset_of!(TrapRecord, cr2),
+    rax = const core::mem::offset_of!(TrapRecord, registers),
+    report_stack = sym REPORT_STACK,
+    report_stack_bytes = const REPORT_STACK_BYTES,
+    report = sym report,
+    exit_op = const umpa_abi::call::Op::Exit as u32,
+    exit_code = const ExitCode::Exception as u32,
+    call_port = const umpa_abi::call::CALL_PORT,
+);
+
+const _: () = assert!(umpa_abi::image::TRAP_VECTORS == 64 && umpa_abi::image::TRAP_STUB_BYTES == 16);
+const _: () = assert!(REPORT_STACK_BYTES % 16 == 0);
+
+/// Tells the trap code where an exit can be asked for when even the report fails.
+pub(crate) fn set_call_area(call_area: Gva) {
+    // SAFETY: no reference to the record exists outside `report`, which never returns.
+    unsafe { (*RECORD.0.get()).call_area = call_area };
+}
+
+/// Prints the record and ends the guest. `trap.s` calls it at the interrupted privilege level.
+pub extern "C" fn report() -> ! {
+    // SAFETY: trap.s has filled the record and its level bit keeps it from doing so again.
+    let record = unsafe { *RECORD.0.get() };
+    call::break_in();
+    println!("{record}");
+    call::exit(ExitCode::Exception)
+}
+
+/// Executes `ud2` with two values in rax and rdx: the end of code that has nothing better left.
+pub fn stop(rax: u64, rdx: u64) -> ! {
+    // SAFETY: ud2 raises #UD, whose stub never returns here.
+    unsafe { asm!("ud2", in("rax") rax, in("rdx") rdx, options(noreturn, nostack)) }
+}
+
+/// A breakpoint that isn't the gate of [`tlb`](crate::tlb).
+pub fn breakpoint() {
+    // SAFETY: the stub tells it from the gate by rsi and reports it.
+    unsafe { asm!("int3", in("rsi") 0, options(nostack)) }
+}
+
+/// Pretends that a report is running, then faults: the way of a fault within a report.
+pub fn fault_in_report() -> ! {
+    // SAFETY: as in `set_call_area`.
+    unsafe { (*RECORD.0.get()).level |= 1 };
+    stop(0, 0)
+}
+
+/// The top of the stack that traps run on.
+#[must_use]
+pub fn stack_top() -> Gva {
+    #[cfg(feature = "image")]
+    {
+        unsafe extern "C" {
+            static image_trap_stack_top: u8;
+        }
+        Gva::new((&raw const image_trap_stack_top) as u64)
+    }
+    #[cfg(not(feature = "image"))]
+    Gva::new(umpa_abi::addr::PAGE_BYTES)
+}
+
+/// The name of an exception.
+#[must_use]
+pub const fn name(vector: u64) -> &'static str {
+    match vector {
+        0 => "#DE divide error",
+        1 => "#DB debug",
+        2 => "NMI",
+        3 => "#BP breakpoint",
+        4 => "#OF overflow",
+        5 => "#BR bound range",
+        6 => "#UD invalid opcode",
+        7 => "#NM no floating-point unit",
+        8 => "#DF double fault",
+        10 => "#TS invalid TSS",
+        11 => "#NP segment not present",
+        12 => "#SS stack fault",
+        13 => "#GP general protection",
+        14 => "#PF page fault",
+        16 => "#MF x87 error",
+        17 => "#AC alignment check",
+        18 => "#MC machine check",
+        19 => "#XM SIMD error",
+        20 => "#VE virtualization",
+        21 => "#CP control protection",
+        32..64 => "interrupt",
+        _ => "reserved",
+    }
+}
+
+impl fmt::Display for TrapRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vector, error, rip, cs, rflags, rsp, cr2, .. } = self;
+        writeln!(f, "EXCEPTION {vector} {} at CPL {}", name(*vector), cs & 3)?;
+        if *vector == 14 {
+            let cause = if error & 1 == 0 { "not present" } else { "protection" };
+            let access = match (error >> 4 & 1, error >> 1 & 1) {
+                (1, _) => "fetch",
+                (_, 1) => "write",
+                _ => "read",
+            };
+            writeln!(f, "  {access}, {cause}")?;
+        }
+        writeln!(f, "  error {error:#x}  rip {rip:#x}  cr2 {cr2:#x}")?;
+        write!(f, "  rsp {rsp:#x}  rflags {rflags:#x}  cs {cs:#x}")?;
+        for (i, (name, value)) in REGISTER_NAMES.iter().zip(self.registers).enumerate() {
+            let gap = if i % 4 == 0 { "\n" } else { "" };
+            write!(f, "{gap}  {name:>3} {value:016x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_the_exception_and_the_address() {
+        let mut registers = [0; 15];
+        registers[14] = 0xf15;
+        let record = TrapRecord {
+            level: 1,
+            call_area: Gva::new(0),
+            vector: 14,
+            error: 6,
+            rip: 0x7800_0000_1234,
+            cs: 0x33,
+            rflags: 0x3202,
+            rsp: 0x10,
+            cr2: 0xdead_b000,
+            registers,
+        };
+        let text = record.to_string();
+        assert!(text.starts_with("EXCEPTION 14 #PF page fault at CPL 3\n  write, not present\n"), "{text}");
+        assert!(text.contains("error 0x6  rip 0x780000001234  cr2 0xdeadb000"), "{text}");
+        assert!(text.ends_with("r15 0000000000000f15"), "{text}");
+    }
+}

@@ -1,0 +1,106 @@
+// The code that runs at CPL 0, all of it. Intel syntax. Operands in braces come from trap.rs.
+//
+// One stub for each vector, 16 bytes apart. The processor has switched to the trap stack (IST 1)
+// and pushed SS, RSP, RFLAGS, CS, RIP and, for some vectors, an error code.
+
+    .section .trap.text, "ax", @progbits
+    .balign 4096
+    .globl trap_stubs
+trap_stubs:
+    .set vector, 0
+    .rept 64
+        .org trap_stubs + 16 * vector
+        .if vector == 3
+            // The flush gate (tlb.rs): RIP is behind the int3 and there is no error code.
+            cmp     [rsp], rsi              // only the gate itself: a stray int3 is reported
+            jne     trap_stray_breakpoint_near
+            jrcxz   trap_flush_all
+            invlpg  [rdi]
+            iretq
+        .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+            push    vector
+            jmp     trap_unhandled
+        .else
+            push    0
+            push    vector
+            jmp     trap_unhandled
+        .endif
+        // The gate's two other ways don't fit into its 16 bytes; they fill up the next two stubs.
+        .if vector == 4
+            .balign 1
+trap_flush_all:
+            mov     cr3, rax
+            iretq
+        .elseif vector == 5
+trap_stray_breakpoint_near:
+            jmp     trap_stray_breakpoint
+        .endif
+        .set vector, vector + 1
+    .endr
+    .org trap_stubs + 16 * 64
+
+trap_stray_breakpoint:
+    push    0
+    push    3
+
+// Nobody handles it: leave everything in the record and continue at the interrupted privilege level
+// with the report, on a stack of its own. General registers other than rax are saved there.
+trap_unhandled:
+    bts     dword ptr [rip + {record} + {level}], 0
+    jc      trap_nested
+    pop     qword ptr [rip + {record} + {vector}]
+    pop     qword ptr [rip + {record} + {error}]
+    pop     qword ptr [rip + {record} + {rip}]
+    pop     qword ptr [rip + {record} + {cs}]
+    pop     qword ptr [rip + {record} + {rflags}]
+    pop     qword ptr [rip + {record} + {rsp}]
+    mov     [rip + {record} + {rax}], rax
+    mov     rax, cr2
+    mov     [rip + {record} + {cr2}], rax
+    lea     rax, [rip + {report_stack} + {report_stack_bytes}]
+    push    rax                             // SS is still there
+    push    0x3002                          // RFLAGS: IOPL 3, nothing else
+    push    qword ptr [rip + {record} + {cs}]
+    lea     rax, [rip + trap_report]
+    push    rax
+    iretq
+
+// A trap during the report: end the guest without another word. A trap while doing that (the call
+// area is out of reach): a triple fault, which the VMM reports.
+trap_nested:
+    bts     dword ptr [rip + {record} + {level}], 1
+    jc      trap_dead
+    mov     rdi, [rip + {record} + {call_area}]
+    mov     qword ptr [rdi], {exit_op}
+    mov     qword ptr [rdi + 8], 0
+    mov     qword ptr [rdi + 16], {exit_code}
+    mov     edx, {call_port}
+    out     dx, eax
+trap_dead:
+    lidt    [rip + trap_no_idt]
+    ud2
+
+    .balign 16
+trap_no_idt:
+    .fill   16, 1, 0
+
+// At the workload's own privilege level.
+    .section .text.trap_report, "ax", @progbits
+trap_report:
+    mov     [rip + {record} + {rax} + 8], rbx
+    mov     [rip + {record} + {rax} + 16], rcx
+    mov     [rip + {record} + {rax} + 24], rdx
+    mov     [rip + {record} + {rax} + 32], rsi
+    mov     [rip + {record} + {rax} + 40], rdi
+    mov     [rip + {record} + {rax} + 48], rbp
+    mov     [rip + {record} + {rax} + 56], r8
+    mov     [rip + {record} + {rax} + 64], r9
+    mov     [rip + {record} + {rax} + 72], r10
+    mov     [rip + {record} + {rax} + 80], r11
+    mov     [rip + {record} + {rax} + 88], r12
+    mov     [rip + {record} + {rax} + 96], r13
+    mov     [rip + {record} + {rax} + 104], r14
+    mov     [rip + {record} + {rax} + 112], r15
+    xor     ebp, ebp
+    call    {report}
+    ud2

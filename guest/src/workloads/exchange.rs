@@ -1,0 +1,136 @@
+//! `exchange`: frames come as agreed: of the size asked for, aligned, zeroed, and gone when given back.
+
+use umpa::hardware::{Exchanged, FrameSource};
+use umpa_abi::addr::{Frame, PageSize};
+use umpa_abi::exchange::{Extent, Policy, Shortfall};
+
+use super::{Context, Failure, check, equal};
+use crate::mmu;
+
+/// Extents that this workload keeps at once.
+const EXTENTS: usize = 256;
+
+/// What the guest holds, in the order it came.
+struct Held {
+    extents: [Extent; EXTENTS],
+    count: usize,
+}
+
+impl Held {
+    const fn new() -> Self {
+        Self { extents: [Extent::new(Frame::new(0), 0, PageSize::Size4K); EXTENTS], count: 0 }
+    }
+
+    fn all(&self) -> &[Extent] {
+        &self.extents[..self.count]
+    }
+
+    fn add(&mut self, extent: Extent) {
+        self.extents[self.count] = extent;
+        self.count += 1;
+    }
+
+    fn frames(&self) -> u64 {
+        self.all().iter().map(Extent::frames).sum()
+    }
+}
+
+/// Of an extent, the frames to look at: all of a small one, else first, last and some between.
+fn samples(extent: Extent) -> impl Iterator<Item = Frame> {
+    let frames = extent.frames();
+    let step = (frames / 16).max(1);
+    (0..frames).filter(move |i| i % step == 0 || *i == frames - 1).map(move |i| extent.first().offset(i))
+}
+
+fn get(source: &mut impl FrameSource, want_pages: [u64; 3], held: &mut Held) -> Exchanged {
+    source.exchange(&[], want_pages, Policy::AllOrNothing, &mut |extent| held.add(extent))
+}
+
+fn check_new(held: &Held, first_frame: Frame, frames_max: u64) -> Result<(), Failure> {
+    for &extent in held.all() {
+        check(extent.first().is_aligned(extent.size()), "an extent isn't aligned to its size")?;
+        let offset = extent.first().get().wrapping_sub(first_frame.get());
+        check(offset < frames_max && offset + extent.frames() <= frames_max, "an extent is out of range")?;
+        for frame in samples(extent) {
+            if let Some((_, found)) = mmu::find_other(frame, 0) {
+                return equal(found, 0, "a word of a new frame");
+            }
+        }
+    }
+    for (i, a) in held.all().iter().enumerate() {
+        for b in &held.all()[..i] {
+            let apart = a.first + a.frames() <= b.first || b.first + b.frames() <= a.first;
+            check(apart, "two extents overlap")?;
+        }
+    }
+    Ok(())
+}
+
+fn check_patterns(held: &Held) -> Result<(), Failure> {
+    for frame in held.all().iter().copied().flat_map(samples) {
+        if let Some((_, found)) = mmu::find_other(frame, frame.get()) {
+            return equal(found, frame.get(), "a word of a frame with a pattern");
+        }
+    }
+    Ok(())
+}
+
+/// See the [module](self).
+pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
+    let (first, max) = (context.boot.frames_first(), context.boot.frames_max);
+    let source = &mut context.machine.hypervisor;
+    let mut held = Held::new();
+
+    // As much as fits of 17 small and 3 large pages; 1 GiB only where a large guest has it.
+    let large = 3.min(max / 2 / PageSize::Size2M.frames());
+    let exchanged = get(source, [17, large, 0], &mut held);
+    check(exchanged.shortfall == Shortfall::None, "the first exchange fell short")?;
+    equal(exchanged.granted_pages[0], 17, "small pages")?;
+    equal(exchanged.granted_pages[1], large, "large pages")?;
+    equal(held.frames(), 17 + large * PageSize::Size2M.frames(), "frames in all extents")?;
+    check_new(&held, first, max)?;
+    for frame in held.all().iter().copied().flat_map(samples) {
+        mmu::fill(frame, frame.get());
+    }
+    check_patterns(&held)?;
+
+    // Half of the extents go back, the frame with a pattern in the same call that asks for more.
+    let keep = held.count / 2;
+    let mut kept = Held::new();
+    held.all()[..keep].iter().for_each(|&extent| kept.add(extent));
+    let given = &held.all()[keep..];
+    let given_frames: u64 = given.iter().map(Extent::frames).sum();
+    let mut again = Held::new();
+    let exchanged = source.exchange(given, [9, 0, 0], Policy::AllOrNothing, &mut |extent| again.add(extent));
+    check(exchanged.shortfall == Shortfall::None, "giving and asking fell short")?;
+    equal(exchanged.taken_frames, given_frames, "frames taken back")?;
+    equal(again.frames(), 9, "frames of the second exchange")?;
+    check_new(&again, first, max)?;
+    check_patterns(&kept)?;
+
+    // A frame can be given once.
+    let one = again.all()[0];
+    let twice = [one, one];
+    let exchanged = source.exchange(&twice, [0; 3], Policy::AllOrNothing, &mut |_| {});
+    check(exchanged.shortfall == Shortfall::NotYours, "a frame was taken twice in one call")?;
+    equal(exchanged.bad_extent as u64, 1, "index of the extent given twice")?;
+    equal(exchanged.taken_frames, 0, "frames taken by a refused exchange")?;
+    let exchanged = source.exchange(&[one], [0; 3], Policy::AllOrNothing, &mut |_| {});
+    equal(exchanged.taken_frames, one.frames(), "frames taken back")?;
+    let exchanged = source.exchange(&[one], [0; 3], Policy::Partial, &mut |_| {});
+    check(exchanged.shortfall == Shortfall::NotYours, "a frame was taken twice")?;
+
+    // More than there is: nothing, or what there is.
+    let free = max - kept.frames() - (again.frames() - one.frames());
+    let exchanged = source.exchange(&[], [free + 1, 0, 0], Policy::AllOrNothing, &mut |_| {});
+    check(exchanged.shortfall == Shortfall::Exhausted, "more frames than there are")?;
+    equal(exchanged.granted_pages[0], 0, "frames granted by a refused exchange")?;
+    let mut rest = Held::new();
+    let exchanged = source.exchange(&[], [free + 1, 0, 0], Policy::Partial, &mut |extent| rest.add(extent));
+    check(exchanged.shortfall == Shortfall::Exhausted, "as many frames as there are")?;
+    equal(exchanged.granted_pages[0], free, "all frames that were left")?;
+    equal(rest.frames(), free, "frames in the extents")?;
+    check_patterns(&kept)?;
+    println!("exchange: {max} frames in all, every one where it should be");
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Workloads: what a guest can be started for.
+//!
+//! One file each. A workload is a function from a [`Context`] to a result; to add one, write its file
+//! and a line in [`WORKLOADS`]. No unsafe code here: a workload is ordinary Rust on top of
+//! [`Machine`].
+
+mod absurd_exchange;
+mod edits;
+mod exception;
+mod exchange;
+mod exit;
+mod flush;
+mod list;
+mod triple_fault;
+mod violation;
+
+use core::fmt;
+use core::panic::Location;
+
+use umpa_abi::boot::BootInfo;
+
+use crate::machine::Machine;
+
+/// A workload: its name on the command line, what it does in a line, and the function.
+pub struct Workload {
+    /// Lower case, with hyphens.
+    pub name: &'static str,
+    /// One line; arguments first, where it takes any.
+    pub description: &'static str,
+    /// Does it.
+    pub run: fn(&mut Context<'_>) -> Result<(), Failure>,
+}
+
+/// All workloads, in alphabetical order.
+pub static WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "absurd-exchange",
+        description: "frame exchanges that make no sense are refused by name, and it goes on",
+        run: absurd_exchange::run,
+    },
+    Workload {
+        name: "edits",
+        description: "maps, remaps, swaps and unmaps by its own stores, and checks each through the data",
+        run: edits::run,
+    },
+    Workload {
+        name: "exception",
+        description: "[read|write|ud2|int3|nested] raises an exception that nobody handles",
+        run: exception::run,
+    },
+    Workload {
+        name: "exchange",
+        description: "gets frames of all sizes, checks them, gives half back, asks again",
+        run: exchange::run,
+    },
+    Workload { name: "fail", description: "finds something wrong", run: exit::fail },
+    Workload {
+        name: "flush",
+        description: "[rounds] measures flushes of one page and of everything",
+        run: flush::run,
+    },
+    Workload { name: "list", description: "prints the names and descriptions of all workloads", run: list::run },
+    Workload { name: "panic", description: "panics", run: exit::panic },
+    Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
+    Workload { name: "spin", description: "never ends", run: exit::spin },
+    Workload {
+        name: "triple-fault",
+        description: "unmaps its own trap stack and faults",
+        run: triple_fault::run,
+    },
+    Workload {
+        name: "violation",
+        description: "[ungranted|revoked] touches a frame that isn't its own",
+        run: violation::run,
+    },
+];
+
+/// What a workload gets.
+pub struct Context<'a> {
+    /// What the VMM said at the start.
+    pub boot: &'a BootInfo,
+    /// Tables, flushes, frames.
+    pub machine: Machine,
+}
+
+impl<'a> Context<'a> {
+    /// For the machine that `boot` describes.
+    #[must_use]
+    pub fn new(boot: &'a BootInfo, machine: Machine) -> Self {
+        Self { boot, machine }
+    }
+
+    /// The workload's name (0) and its arguments (from 1 on); bytes that aren't UTF-8 count as absent.
+    #[must_use]
+    pub fn arg(&self, index: usize) -> Option<&'a str> {
+        self.boot.args().nth(index).and_then(|bytes| core::str::from_utf8(bytes).ok())
+    }
+
+    /// The argument as a number.
+    ///
+    /// # Errors
+    /// When it isn't one.
+    pub fn number(&self, index: usize, default: u64) -> Result<u64, Failure> {
+        match self.arg(index) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| Failure::new("an argument isn't a number")),
+        }
+    }
+}
+
+/// Something is wrong: what, where in the source, and up to two numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    what: &'static str,
+    numbers: Option<(u64, u64)>,
+    location: &'static Location<'static>,
+}
+
+impl Failure {
+    /// A failure noticed here.
+    #[must_use]
+    #[track_caller]
+    pub fn new(what: &'static str) -> Self {
+        Self { what, numbers: None, location: Location::caller() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.location, self.what)?;
+        if let Some((found, wanted)) = self.numbers {
+            write!(f, ": found {found} ({found:#x}), wanted {wanted} ({wanted:#x})")?;
+        }
+        Ok(())
+    }
+}
+
+/// `Ok` when `true`.
+#[track_caller]
+fn check(holds: bool, what: &'static str) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure::new(what)) }
+}
+
+/// `Ok` when equal.
+#[track_caller]
+fn equal(found: u64, wanted: u64, what: &'static str) -> Result<(), Failure> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Failure { what, numbers: Some((found, wanted)), location: Location::caller() })
+}
+
+/// Runs the workload that boot info names.
+///
+/// # Errors
+/// What the workload finds wrong, or that there is no such workload.
+pub fn run(context: &mut Context<'_>) -> Result<(), Failure> {
+    let name = context.arg(0).unwrap_or("");
+    match WORKLOADS.iter().find(|workload| workload.name == name) {
+        Some(workload) => (workload.run)(context),
+        None => {
+            println!("no workload {name:?}; there are:");
+            list::print();
+            Err(Failure::new("unknown workload"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_in_order() {
+        assert!(WORKLOADS.windows(2).all(|two| two[0].name < two[1].name));
+    }
+
+    #[test]
+    fn a_failure_says_where_and_what() {
+        let text = equal(16, 17, "frames").unwrap_err().to_string();
+        assert!(text.contains("mod.rs:"), "{text}");
+        assert!(text.ends_with("frames: found 16 (0x10), wanted 17 (0x11)"), "{text}");
+    }
+}
