@@ -1,1 +1,24 @@
-//! x
+//! What guests are measured beside, and how results are kept, compared and shown.
+//!
+//! - [`linux`]: the kernel's page allocator as three native baselines.
+//! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
+//! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
+//! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
+//! - [`record`]: the result as JSON.
+//! - [`targets`]: how fast it has to be, and whether it is.
+//! - [`table`]: the result on a terminal.
+//!
+//! The loop that is measured is in the crate `work`, which guests compile too.
+//!
+//! Dependency law: abi <- work <- benches <- vmm. This crate knows nothing of KVM.
+
+pub mod driver;
+pub mod linux;
+pub mod plan;
+pub mod record;
+pub mod table;
+pub mod targets;
+pub mod timing;
+
+/// The series that everything is compared with.
+pub const BASELINE: &str = "linux-mmap";
