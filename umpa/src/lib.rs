@@ -2,6 +2,11 @@
 
 #![no_std]
 
+pub mod blocks;
 pub mod entry;
+pub mod flush;
+pub mod frames;
 pub mod hardware;
 pub mod runs;
+pub mod space;
+pub mod tables;

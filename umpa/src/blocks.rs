@@ -1,0 +1,396 @@
+//! Blocks: the paper's five functions (section 3) on a ladder of ways to find memory.
+//!
+//! | rung | what | entries written | flush |
+//! | --- | --- | --- | --- |
+//! | a | contiguous free frames, used where the direct map shows them anyway | none | none |
+//! | a' | a freed window of fitting length that is still mapped | none | none |
+//! | b | contiguous, aligned free frames in a new window | one for each 2 MiB | none |
+//! | c | scattered free frames, stitched together in a new window | one for each page | none |
+//!
+//! Freeing a block of rung a puts its run back: constant time, whatever its size. Freeing a window
+//! keeps it mapped; only when its frames are wanted elsewhere is it unmapped, and one flush then pays
+//! for all that was unmapped since the last. With [`Placement::Remap`] there is no rung a: entries are
+//! written at every allocation and cleared at every free, as the paper's prototype did.
+//!
+//! Invariants ([`Umpa::check`]):
+//!
+//! - `granted = free + quarantined + Σ frames of blocks + frames of retained windows`;
+//! - each page of a block is mapped, to frames of no other block, unless it was released;
+//! - an allocation fails only when too few frames are free (or tables, or addresses), wherever they lie.
+
+mod resize;
+mod window;
+
+use crate::entry::EntryFlags;
+use crate::flush::Owed;
+use crate::frames::{FrameStore, Moved, Run};
+use crate::hardware::{FrameSource, TableMemory, Tlb};
+use crate::space::{AddressSpace, Slot, SpaceError, State};
+use crate::tables::{PageTables, Reach, TableError};
+use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
+use umpa_abi::exchange::Policy;
+use umpa_abi::layout::{self, DIRECT_GVA};
+
+/// The machine below: all three traits in one value.
+pub trait Machine: TableMemory + Tlb + FrameSource {}
+impl<T: TableMemory + Tlb + FrameSource> Machine for T {}
+
+/// Where blocks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The ladder of the [module](self).
+    Ladder,
+    /// Always a window, unmapped at once when freed.
+    Remap,
+}
+
+/// What can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where blocks go.
+    pub placement: Placement,
+    /// What a move of a block may move.
+    pub reach: Reach,
+    /// Flags of the leaves.
+    pub flags: EntryFlags,
+    /// Frames in quarantine above which everything is flushed.
+    pub quarantine_max_frames: u64,
+    /// Whether to ask the hypervisor when frames run out.
+    pub refill: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            placement: Placement::Ladder,
+            reach: Reach::Tables,
+            flags: EntryFlags::DATA,
+            quarantine_max_frames: 1 << 16,
+            refill: true,
+        }
+    }
+}
+
+/// Why there is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// Zero bytes, or more than can be counted in pages.
+    BadSize {
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// Too few frames are free, and no more are granted.
+    OutOfFrames {
+        /// Frames wanted.
+        wanted: u64,
+        /// Frames free.
+        free: u64,
+    },
+    /// Addresses or their records ran out.
+    Space(SpaceError),
+    /// Tables ran out.
+    Tables(TableError),
+}
+
+/// Why a block can't be used as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// No block begins at the address (it may have been freed).
+    NotABlock {
+        /// The address.
+        gva: Gva,
+    },
+    /// The range leaves the block's reservation, or isn't made of whole pages.
+    BadRange {
+        /// Its start.
+        gva: Gva,
+        /// Its length.
+        bytes: u64,
+    },
+    /// The block is as it was; more memory couldn't be had.
+    Alloc(AllocError),
+}
+
+impl From<AllocError> for BlockError {
+    fn from(error: AllocError) -> Self {
+        Self::Alloc(error)
+    }
+}
+
+/// How often each way was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Blocks from rung a.
+    pub direct: u64,
+    /// Blocks from rung a'.
+    pub retained: u64,
+    /// Blocks from rungs b and c.
+    pub windows: u64,
+    /// Runs of frames that those were made of.
+    pub pieces: u64,
+    /// Retained windows unmapped because their frames were wanted.
+    pub reclaimed: u64,
+    /// Resizes that kept the address.
+    pub resized_in_place: u64,
+    /// Resizes that moved entries.
+    pub moved: u64,
+}
+
+/// Marks the note at the first frame of a rung-a block; its pages are below.
+const BLOCK: u64 = 1 << 60;
+
+/// A block found by its address.
+#[derive(Clone, Copy)]
+enum Block {
+    Direct { first: Frame, pages: u64 },
+    Window { slot: Slot, pages: u64 },
+}
+
+/// See the [module](self).
+pub struct Umpa<'a, M: Machine> {
+    machine: M,
+    frames: FrameStore<'a>,
+    tables: PageTables<'a>,
+    space: AddressSpace,
+    owed: Owed,
+    config: Config,
+    stats: Stats,
+}
+
+impl<'a, M: Machine> Umpa<'a, M> {
+    /// An allocator without frames. `frames` covers the frames that can be granted, `tables` is the
+    /// tree that the processor uses.
+    #[must_use]
+    pub fn new(machine: M, frames: FrameStore<'a>, tables: PageTables<'a>, config: Config) -> Self {
+        Self {
+            machine,
+            frames,
+            tables,
+            space: AddressSpace::new(),
+            owed: Owed::new(),
+            config,
+            stats: Stats::default(),
+        }
+    }
+
+    /// The machine below.
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// The frame store.
+    #[must_use]
+    pub fn frames(&self) -> &FrameStore<'a> {
+        &self.frames
+    }
+
+    /// The page tables.
+    #[must_use]
+    pub fn tables(&self) -> &PageTables<'a> {
+        &self.tables
+    }
+
+    /// The address space.
+    #[must_use]
+    pub fn space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    /// Flushes owed and made.
+    #[must_use]
+    pub fn owed(&self) -> &Owed {
+        &self.owed
+    }
+
+    /// How often each way was taken.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Asks the hypervisor for `frames` frames, in pages as large as possible, before they are needed.
+    pub fn preload(&mut self, frames: u64) -> Moved {
+        let [small, medium, large] = PageSize::ALL.map(PageSize::frames);
+        let want = [frames % medium / small, frames % large / medium, frames / large];
+        self.frames.refill(&mut self.machine, want, Policy::Partial)
+    }
+
+    /// Gives up to `frames` free frames back to the hypervisor.
+    pub fn drain(&mut self, frames: u64) -> Moved {
+        self.frames.drain(&mut self.machine, frames)
+    }
+
+    /// A block of at least `bytes`, page-aligned; its content is whatever the frames held.
+    ///
+    /// # Errors
+    /// [`AllocError`], and nothing is allocated.
+    pub fn userpage_malloc(&mut self, bytes: u64) -> Result<Gva, AllocError> {
+        let pages = pages_of(bytes)?;
+        if self.config.placement == Placement::Ladder {
+            if let Some(gva) = self.direct_block(pages) {
+                return Ok(gva);
+            }
+            if let Some(gva) = self.retained_block(pages) {
+                return Ok(gva);
+            }
+            // What waits for a flush may be contiguous with what is free.
+            if self.frames.free_frames() < pages {
+                self.make_free(pages)?;
+                if let Some(gva) = self.direct_block(pages) {
+                    return Ok(gva);
+                }
+            }
+        }
+        let slot = self.new_window(pages, capacity(pages))?;
+        self.stats.windows += 1;
+        Ok(slot.page().start())
+    }
+
+    /// Addresses for `bytes`, without memory: [`Self::userpage_commit`] backs parts of it.
+    ///
+    /// # Errors
+    /// [`AllocError`], and nothing is reserved.
+    pub fn userpage_reserve(&mut self, bytes: u64) -> Result<Gva, AllocError> {
+        let pages = pages_of(bytes)?;
+        Ok(self.reserve(pages, 0)?.page().start())
+    }
+
+    /// Ends the block at `gva`.
+    ///
+    /// # Errors
+    /// [`BlockError::NotABlock`].
+    pub fn userpage_free(&mut self, gva: Gva) -> Result<(), BlockError> {
+        match self.find(gva)? {
+            Block::Direct { first, pages } => {
+                self.frames.set_note(first, 0);
+                if let Err((error, run)) = self.frames.put(Run::new(first, pages)) {
+                    debug_assert!(false, "{error:?} for the block {run:?}");
+                }
+            }
+            Block::Window { slot, pages } => {
+                if self.config.placement == Placement::Ladder && self.is_whole(slot, pages) {
+                    self.space.retain(&mut self.machine, self.tables.arena_mut(), slot, pages);
+                } else {
+                    self.end_window(slot, pages);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the block at `gva` has.
+    ///
+    /// # Errors
+    /// [`BlockError::NotABlock`].
+    pub fn usable_bytes(&self, gva: Gva) -> Result<u64, BlockError> {
+        Ok(match self.find(gva)? {
+            Block::Direct { pages, .. } | Block::Window { pages, .. } => pages * PAGE_BYTES,
+        })
+    }
+
+    /// Flushes everything that is owed; what waited for it becomes free.
+    pub fn settle(&mut self) {
+        let flushed = self.owed.settle(&mut self.machine);
+        self.frames.release_quarantine(&flushed);
+        self.tables.arena_mut().release_quarantine(&flushed);
+        self.space.release_quarantine(&mut self.machine, self.tables.arena_mut(), &flushed);
+    }
+
+    /// Asserts the invariants, given the frames that the caller's blocks hold. Linear; for tests.
+    ///
+    /// # Panics
+    /// When one doesn't hold.
+    pub fn check(&self, block_frames: u64) {
+        self.frames.check(block_frames + self.space.retained_pages());
+    }
+
+    /// Rung a.
+    fn direct_block(&mut self, pages: u64) -> Option<Gva> {
+        // Blocks of 2 MiB and more begin at large frames where they can, so that a later move to a
+        // window needs few entries.
+        let aligned = if pages >= PageSize::Size2M.frames() {
+            self.frames.get_aligned(pages, PageSize::Size2M)
+        } else {
+            None
+        };
+        let run = aligned.or_else(|| self.frames.get(pages))?;
+        let first = run.first();
+        self.frames.set_note(first, BLOCK | pages);
+        self.stats.direct += 1;
+        Some(layout::direct(first.start()))
+    }
+
+    /// Rung a'.
+    fn retained_block(&mut self, pages: u64) -> Option<Gva> {
+        let (slot, _) = self.space.take_retained(
+            &mut self.machine,
+            self.tables.arena_mut(),
+            capacity(pages),
+            pages,
+            pages + pages / 4,
+        )?;
+        self.stats.retained += 1;
+        Some(slot.page().start())
+    }
+
+    /// Sees to it that `frames` frames are free.
+    fn make_free(&mut self, frames: u64) -> Result<(), AllocError> {
+        let missing = |store: &FrameStore<'_>| frames.saturating_sub(store.free_frames());
+        if missing(&self.frames) == 0 {
+            return Ok(());
+        }
+        while missing(&self.frames) > self.frames.quarantined_frames() {
+            let Some((slot, pages)) =
+                self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
+            else {
+                break;
+            };
+            self.stats.reclaimed += 1;
+            self.end_window(slot, pages);
+        }
+        if missing(&self.frames) > 0 && self.frames.quarantined_frames() > 0 {
+            self.settle();
+        }
+        let missing = missing(&self.frames);
+        if missing > 0 && self.config.refill {
+            self.preload(missing);
+        }
+        let free = self.frames.free_frames();
+        if free < frames { Err(AllocError::OutOfFrames { wanted: frames, free }) } else { Ok(()) }
+    }
+
+    fn find(&self, gva: Gva) -> Result<Block, BlockError> {
+        let missing = BlockError::NotABlock { gva };
+        if !gva.is_aligned(PageSize::Size4K) {
+            return Err(missing);
+        }
+        if let Some((slot, offset)) = Slot::containing(gva) {
+            return match self.space.state(&self.machine, slot) {
+                State::Live { pages } if offset == 0 => Ok(Block::Window { slot, pages }),
+                _ => Err(missing),
+            };
+        }
+        let gpa = gva.get().checked_sub(DIRECT_GVA.get()).ok_or(missing)?;
+        let first = Gpa::new(gpa).containing();
+        match self.frames.note(first) {
+            Some(note) if note & BLOCK != 0 => Ok(Block::Direct { first, pages: note & !BLOCK }),
+            _ => Err(missing),
+        }
+    }
+}
+
+/// Pages of address space for a window of `pages`: room to double. Small windows get only what the
+/// power of two leaves, so that at least half of each leaf table is used whatever the sizes, and
+/// tables for `frames / 256` always suffice.
+const fn capacity(pages: u64) -> u64 {
+    if pages < window::TABLE_PAGES / 2 { pages } else { pages.saturating_mul(2) }
+}
+
+/// Pages that hold `bytes`.
+fn pages_of(bytes: u64) -> Result<u64, AllocError> {
+    let pages = bytes.div_ceil(PAGE_BYTES);
+    if pages == 0 || pages > crate::frames::FRAMES_MAX {
+        return Err(AllocError::BadSize { bytes });
+    }
+    Ok(pages)
+}

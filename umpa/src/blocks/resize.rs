@@ -1,0 +1,179 @@
+//! Resizing, committing and releasing.
+
+use super::{BLOCK, Block, BlockError, Machine, Umpa, pages_of};
+use crate::frames::Run;
+use crate::space::Slot;
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page};
+
+impl<M: Machine> Umpa<'_, M> {
+    /// Gives the block at `gva` at least `bytes`. Content is kept, without a copy; the address may
+    /// change, and is returned.
+    ///
+    /// In order: shrink by giving the tail back; grow in place (the frames behind a rung-a block are
+    /// free, or the window has room); move entries to a window with twice the room.
+    ///
+    /// # Errors
+    /// [`BlockError`]; the block is as it was.
+    pub fn userpage_realloc(&mut self, gva: Gva, bytes: u64) -> Result<Gva, BlockError> {
+        let pages = pages_of(bytes)?;
+        match self.find(gva)? {
+            Block::Direct { first, pages: have } => self.resize_direct(first, have, pages),
+            Block::Window { slot, pages: have } => self.resize_window(slot, have, pages),
+        }
+    }
+
+    /// Backs the pages of `[gva, gva + bytes)` with memory that aren't. The range lies in a window
+    /// (made by `userpage_reserve`, say); pages behind its end up to the reservation extend it.
+    /// Returns the frames added. A block of rung a is always backed.
+    ///
+    /// # Errors
+    /// [`BlockError`]; then nothing was added.
+    pub fn userpage_commit(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
+        let Some((slot, have, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
+        // First what is missing, so that nothing has to be undone for want of frames.
+        let mut missing = pages;
+        let _ = self.tables.for_each_leaf(&self.machine, page, pages, &mut |leaf| {
+            missing -= leaf.pages;
+            core::ops::ControlFlow::<()>::Continue(())
+        });
+        self.make_free(missing)?;
+        let mut at = 0;
+        while at < pages {
+            let from = page.offset(at);
+            let hole = match self.next_leaf(from, pages - at) {
+                Some((mapped, leaf_pages)) if mapped == from => {
+                    at += leaf_pages;
+                    continue;
+                }
+                Some((mapped, _)) => mapped.get() - from.get(),
+                None => pages - at,
+            };
+            self.map_new(from, hole)?;
+            at += hole;
+        }
+        let end = page.get() + pages - slot.page().get();
+        if end > have {
+            self.space.set_pages(&mut self.machine, self.tables.arena_mut(), slot, end);
+        }
+        Ok(missing)
+    }
+
+    /// Gives the frames of `[gva, gva + bytes)` back to the store; the addresses stay the block's, and
+    /// `userpage_commit` backs them again. Returns the frames. A block of rung a lives where its
+    /// frames are, so it keeps them: 0.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn userpage_release(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
+        let Some((_, _, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
+        let frames = self.unmap_to_quarantine(page, pages);
+        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+            self.settle();
+        }
+        Ok(frames)
+    }
+
+    fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
+        let gva = umpa_abi::layout::direct(first.start());
+        if pages < have {
+            if let Err((error, run)) = self.frames.put(Run::new(first.offset(pages), have - pages)) {
+                debug_assert!(false, "{error:?} for {run:?}");
+            }
+        } else if pages > have && self.frames.get_at(first.offset(have), pages - have).is_none() {
+            return self.move_to_window(first, have, pages);
+        }
+        self.frames.set_note(first, BLOCK | pages);
+        self.stats.resized_in_place += 1;
+        Ok(gva)
+    }
+
+    /// Moves a rung-a block into a window: its frames are mapped there as well. Nothing is unmapped,
+    /// so nothing is flushed: the direct map goes on showing the frames.
+    fn move_to_window(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
+        self.make_free(pages - have)?;
+        let slot = self.reserve(pages.saturating_mul(2), pages)?;
+        let page = slot.page();
+        if let Err(error) = self.map_new(page.offset(have), pages - have) {
+            self.end_window(slot, 0);
+            return Err(error.into());
+        }
+        self.frames.set_note(first, 0);
+        let flags = self.config.flags;
+        let largest = umpa_abi::addr::PageSize::Size1G;
+        if let Err((error, _)) =
+            self.tables.map(&mut self.machine, page, Run::new(first, have), flags, largest)
+        {
+            self.frames.set_note(first, BLOCK | have);
+            self.unmap_to_quarantine(page.offset(have), pages - have);
+            self.end_window(slot, 0);
+            return Err(super::AllocError::Tables(error).into());
+        }
+        self.stats.moved += 1;
+        Ok(page.start())
+    }
+
+    fn resize_window(&mut self, slot: Slot, have: u64, pages: u64) -> Result<Gva, BlockError> {
+        let page = slot.page();
+        if pages <= slot.pages() {
+            if pages < have {
+                self.unmap_to_quarantine(page.offset(pages), have - pages);
+            } else if pages > have {
+                self.map_new(page.offset(have), pages - have)?;
+            }
+            self.space.set_pages(&mut self.machine, self.tables.arena_mut(), slot, pages);
+            self.stats.resized_in_place += 1;
+            return Ok(page.start());
+        }
+        self.make_free(pages - have)?;
+        let wider = self.reserve(pages.saturating_mul(2), pages)?;
+        if let Err(error) = self.map_new(wider.page().offset(have), pages - have) {
+            self.end_window(wider, 0);
+            return Err(error.into());
+        }
+        if have > 0 {
+            let reach = self.config.reach;
+            match self.tables.remap(&mut self.machine, page, wider.page(), have, reach) {
+                Ok([old, new]) => {
+                    old.defer(&mut self.owed);
+                    new.complete_only(&mut self.machine);
+                }
+                Err(error) => {
+                    self.unmap_to_quarantine(wider.page().offset(have), pages - have);
+                    self.end_window(wider, 0);
+                    return Err(super::AllocError::Tables(error).into());
+                }
+            }
+        }
+        self.end_window(slot, 0);
+        self.stats.moved += 1;
+        Ok(wider.page().start())
+    }
+
+    /// The next leaf in the range: its first page there, and how many.
+    fn next_leaf(&self, page: Page, pages: u64) -> Option<(Page, u64)> {
+        self.tables
+            .for_each_leaf(&self.machine, page, pages, &mut |leaf| {
+                core::ops::ControlFlow::Break((leaf.page, leaf.pages))
+            })
+            .break_value()
+    }
+
+    /// The window around a range of whole pages: slot, length, first page and pages of the range.
+    /// `None` for a range within a block of rung a.
+    fn window_range(&self, gva: Gva, bytes: u64) -> Result<Option<(Slot, u64, Page, u64)>, BlockError> {
+        let bad = BlockError::BadRange { gva, bytes };
+        if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) || !gva.get().is_multiple_of(PAGE_BYTES) {
+            return Err(bad);
+        }
+        let Some((slot, offset)) = Slot::containing(gva) else {
+            let usable = self.usable_bytes(gva)?;
+            return if bytes <= usable { Ok(None) } else { Err(bad) };
+        };
+        let Block::Window { pages: have, .. } = self.find(slot.page().start())? else { return Err(bad) };
+        let room = slot.pages() * PAGE_BYTES;
+        if bytes > room - offset {
+            return Err(bad);
+        }
+        Ok(Some((slot, have, gva.containing(), bytes / PAGE_BYTES)))
+    }
+}

@@ -1,0 +1,132 @@
+//! Windows: blocks in address space of their own (rungs b and c).
+
+use super::{AllocError, Machine, Umpa};
+use crate::frames::OwnedRun;
+use crate::space::Slot;
+use umpa_abi::addr::{Page, PageSize};
+
+/// Pages of a whole leaf table. Slots of at least this size own the tables under them, so their
+/// tables are unlinked with them: the next window there is free to use large leaves.
+pub(super) const TABLE_PAGES: u64 = PageSize::Size2M.frames();
+
+impl<M: Machine> Umpa<'_, M> {
+    /// A window of `pages` mapped pages in a slot of at least `capacity_pages`.
+    pub(super) fn new_window(&mut self, pages: u64, capacity_pages: u64) -> Result<Slot, AllocError> {
+        self.make_free(pages)?;
+        let slot = self.reserve(capacity_pages, pages)?;
+        if let Err(error) = self.map_new(slot.page(), pages) {
+            self.end_window(slot, 0);
+            return Err(error);
+        }
+        Ok(slot)
+    }
+
+    /// A slot of at least `capacity_pages`, as a live window of `pages`; settles when only the
+    /// quarantine has some.
+    pub(super) fn reserve(&mut self, capacity_pages: u64, pages: u64) -> Result<Slot, AllocError> {
+        let arena = self.tables.arena_mut();
+        if let Ok(slot) = self.space.reserve(&mut self.machine, arena, capacity_pages, pages) {
+            return Ok(slot);
+        }
+        self.settle();
+        let arena = self.tables.arena_mut();
+        self.space.reserve(&mut self.machine, arena, capacity_pages, pages).map_err(AllocError::Space)
+    }
+
+    /// Maps `pages` pages from `page` on, all unmapped, to free frames: as few leaves as the free
+    /// runs allow. On an error nothing is mapped.
+    pub(super) fn map_new(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
+        self.make_free(pages)?;
+        let mut done = 0;
+        while done < pages {
+            let Some(run) = self.gather(page.offset(done), pages - done) else {
+                self.unmap_to_quarantine(page, done);
+                let free = self.frames.free_frames();
+                return Err(AllocError::OutOfFrames { wanted: pages, free });
+            };
+            let frames = run.frames();
+            if let Err(error) = self.map_run(page.offset(done), run) {
+                self.unmap_to_quarantine(page, done);
+                return Err(error);
+            }
+            self.stats.pieces += 1;
+            done += frames;
+        }
+        Ok(())
+    }
+
+    /// Maps one run; tables that wait for a flush are flushed for when there are no others. On an
+    /// error the run is free again.
+    pub(super) fn map_run(&mut self, page: Page, run: OwnedRun) -> Result<(), AllocError> {
+        let flags = self.config.flags;
+        let mut mapped = self.tables.map(&mut self.machine, page, run, flags, PageSize::Size1G);
+        if let Err((_, run)) = mapped {
+            if self.tables.arena().stale_tables() > 0 {
+                self.settle();
+            }
+            mapped = self.tables.map(&mut self.machine, page, run, flags, PageSize::Size1G);
+        }
+        mapped.map_err(|(error, run)| {
+            if let Err((error, run)) = self.frames.put(run) {
+                debug_assert!(false, "{error:?} for {run:?}");
+            }
+            AllocError::Tables(error)
+        })
+    }
+
+    /// Ends a live window whose first `pages` pages may be mapped.
+    pub(super) fn end_window(&mut self, slot: Slot, pages: u64) {
+        self.unmap_to_quarantine(slot.page(), pages);
+        if slot.pages() >= TABLE_PAGES {
+            self.tables.prune(&mut self.machine, slot.page(), slot.pages()).defer(&mut self.owed);
+        }
+        self.space.release(&mut self.machine, self.tables.arena_mut(), slot);
+        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+            self.settle();
+        }
+    }
+
+    /// Unmaps the range; its frames wait for a flush. Returns them.
+    pub(super) fn unmap_to_quarantine(&mut self, page: Page, pages: u64) -> u64 {
+        if pages == 0 {
+            return 0;
+        }
+        let before = self.frames.quarantined_frames();
+        let frames = &mut self.frames;
+        let unmapped =
+            self.tables.unmap(&mut self.machine, page, pages, &mut |stale| frames.quarantine(stale));
+        match unmapped {
+            Ok(flush) => flush.defer(&mut self.owed),
+            // A large leaf at an end needs a table that isn't to be had: then it stays mapped, which
+            // is safe; it goes with its window.
+            Err(_) => return 0,
+        }
+        self.frames.quarantined_frames() - before
+    }
+
+    /// True when every page of the window is mapped.
+    pub(super) fn is_whole(&self, slot: Slot, pages: u64) -> bool {
+        let mut mapped = 0;
+        let _ = self.tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
+            mapped += leaf.pages;
+            core::ops::ControlFlow::<()>::Continue(())
+        });
+        pages > 0 && mapped == pages
+    }
+
+    /// Free frames for at most `pages` pages at `page`: aligned for large leaves where that is
+    /// possible, else in one piece, else the longest piece that there is.
+    fn gather(&mut self, page: Page, pages: u64) -> Option<OwnedRun> {
+        if page.is_aligned(PageSize::Size2M) && pages >= TABLE_PAGES {
+            let whole = pages - pages % TABLE_PAGES;
+            let large = self
+                .frames
+                .get_aligned(whole, PageSize::Size2M)
+                .or_else(|| self.frames.get_aligned(TABLE_PAGES, PageSize::Size2M));
+            return large.or_else(|| self.frames.get_longest(TABLE_PAGES));
+        }
+        // Up to where large leaves may begin again.
+        let pages = pages.min(TABLE_PAGES - page.get() % TABLE_PAGES);
+        self.frames.get(pages).or_else(|| self.frames.get_longest(pages))
+    }
+}

@@ -1,0 +1,104 @@
+//! Flushes as obligations.
+//!
+//! Whatever takes a translation away returns a [`Flush`]: the pages whose cached translations are
+//! stale now. It can be completed at once ([`Flush::complete`]) or deferred ([`Flush::defer`]) into
+//! an [`Owed`], which one flush of everything settles for thousands of frees (design decision 5).
+//!
+//! What stays unusable until then is in types: frames are [`StaleRun`]s, and the stores of frames,
+//! tables and addresses open their quarantines only for a [`FlushedAll`], which only
+//! [`Owed::settle`] makes.
+//!
+//! Source: SDM vol. 3A, 4.10.4 (what must be invalidated) and 4.10.4.1 (INVLPG also drops all
+//! paging-structure caches of the current PCID). New mappings of absent pages owe nothing
+//! (4.10.4.3), as absent entries aren't cached.
+
+use crate::frames::{OwnedRun, StaleRun};
+use crate::hardware::Tlb;
+use umpa_abi::addr::Page;
+
+/// Above this many pages a flush of everything is taken instead of one for each page. INVLPG costs
+/// some 100-200 cycles natively and a trap where it is intercepted; a refill of the whole TLB costs a
+/// few thousand. Linux draws the line at 33 (`tlb_single_page_flush_ceiling`).
+pub const PAGES_ONE_BY_ONE: u64 = 32;
+
+/// Cached translations of some pages are stale. Must be completed or deferred.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "stale translations stay until the flush is completed, or deferred to one that will be"]
+pub struct Flush {
+    first: Page,
+    pages: u64,
+}
+
+impl Flush {
+    /// The obligation to flush `pages` from `first`.
+    pub(crate) const fn new(first: Page, pages: u64) -> Self {
+        Self { first, pages }
+    }
+
+    /// Pages to flush.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Flushes now, and returns the frames that were stale because of it.
+    pub fn complete(self, stale: StaleRun, tlb: &mut impl Tlb) -> OwnedRun {
+        self.complete_only(tlb);
+        stale.settled()
+    }
+
+    /// Flushes now, where no frame became stale (after a change of permissions, say).
+    pub fn complete_only(self, tlb: &mut impl Tlb) {
+        if self.pages > PAGES_ONE_BY_ONE {
+            tlb.flush_all();
+        } else {
+            for page in 0..self.pages {
+                tlb.flush_page(self.first.offset(page));
+            }
+        }
+    }
+
+    /// Leaves the flush to the next [`Owed::settle`].
+    pub fn defer(self, owed: &mut Owed) {
+        owed.pages += self.pages;
+    }
+}
+
+/// Flushes owed: all deferred ones together.
+#[derive(Debug, Default)]
+pub struct Owed {
+    pages: u64,
+    settled: u64,
+}
+
+impl Owed {
+    /// Nothing owed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { pages: 0, settled: 0 }
+    }
+
+    /// Pages whose translations may be stale.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How often everything was flushed.
+    #[must_use]
+    pub const fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Flushes everything, once.
+    pub fn settle(&mut self, tlb: &mut impl Tlb) -> FlushedAll {
+        tlb.flush_all();
+        self.pages = 0;
+        self.settled += 1;
+        FlushedAll(())
+    }
+}
+
+/// Proof that all translations were flushed just now: opens the quarantines.
+#[derive(Debug)]
+pub struct FlushedAll(());

@@ -1,0 +1,410 @@
+//! Virtual address space: windows with room to grow.
+//!
+//! Addresses are plentiful (design decision 7), so nothing is packed: the space is divided by size.
+//! Class `k` owns 512 GiB (one entry of the root table) of slots of 2^k bytes each, and a window is
+//! one slot. So an address tells its class and slot by shifting, reserving and releasing are
+//! constant-time, and slots never fragment.
+//!
+//! ```text
+//! slot    fresh ──reserve──► Live{pages} ──release──► Stale ──flush──► Free ──reserve──► Live
+//!                               │   ▲
+//!                            retain take
+//!                               ▼   │
+//!                            Retained{pages}     (freed, still mapped)
+//! ```
+//!
+//! A stale slot isn't given out before a flush ([`FlushedAll`]). Slots are reused last in, first out,
+//! so that their tables are reused too.
+//!
+//! Bookkeeping is one 8-byte record for each slot ever used, in sparse arrays made of frames of the
+//! table arena: 512 records a frame.
+
+use crate::flush::FlushedAll;
+use crate::hardware::TableMemory;
+use crate::tables::TableArena;
+use umpa_abi::addr::{Frame, Gva, PAGE_SHIFT, Page};
+use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
+
+/// log2 of the smallest slot's bytes: 8 KiB.
+pub const SHIFT_MIN: u32 = 13;
+/// log2 of the largest slot's bytes: 256 GiB.
+pub const SHIFT_MAX: u32 = 38;
+const REGION_SHIFT: u32 = 39;
+const CLASSES: usize = (SHIFT_MAX - SHIFT_MIN + 1) as usize;
+const _: () = assert!((CLASSES as u64) << REGION_SHIFT <= BLOCKS_BYTES);
+const _: () = assert!(BLOCKS_GVA.get().is_multiple_of(1 << REGION_SHIFT));
+
+/// Why no address can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpaceError {
+    /// No slot is that large.
+    TooLarge {
+        /// Pages asked for.
+        pages: u64,
+    },
+    /// All slots of the class are in use or wait for a flush.
+    OutOfAddresses,
+    /// No frame is left for the records.
+    OutOfTables,
+}
+
+/// One slot: a range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    shift: u32,
+    index: u32,
+}
+
+impl Slot {
+    /// First page.
+    #[must_use]
+    pub const fn page(self) -> Page {
+        let region = BLOCKS_GVA.get() + ((self.shift - SHIFT_MIN) as u64) * (1 << REGION_SHIFT);
+        Gva::new(region + ((self.index as u64) << self.shift)).containing()
+    }
+
+    /// Pages in the slot.
+    #[must_use]
+    pub const fn pages(self) -> u64 {
+        1 << (self.shift - PAGE_SHIFT)
+    }
+
+    /// The slot that contains an address, and the address's offset in it, in bytes.
+    #[must_use]
+    pub const fn containing(gva: Gva) -> Option<(Self, u64)> {
+        let Some(offset) = gva.get().checked_sub(BLOCKS_GVA.get()) else { return None };
+        let shift = SHIFT_MIN as u64 + (offset >> REGION_SHIFT);
+        if shift > SHIFT_MAX as u64 {
+            return None;
+        }
+        let within = offset & ((1 << REGION_SHIFT) - 1);
+        let slot = Self { shift: shift as u32, index: (within >> shift) as u32 };
+        Some((slot, within & ((1 << shift) - 1)))
+    }
+
+    const fn class(self) -> usize {
+        (self.shift - SHIFT_MIN) as usize
+    }
+}
+
+/// What a slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody's: never used, free, or waiting for a flush.
+    Vacant,
+    /// A window whose first `pages` pages may be mapped.
+    Live {
+        /// Those pages.
+        pages: u64,
+    },
+    /// A freed window that keeps its mapping.
+    Retained {
+        /// Pages mapped.
+        pages: u64,
+    },
+}
+
+const LINK_BITS: u32 = 30;
+const NONE: u32 = (1 << LINK_BITS) - 1;
+const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < NONE as u64);
+
+/// A slot's record: kind (2 bits), pages (32 bits), link (30 bits).
+#[derive(Clone, Copy)]
+struct Record(u64);
+
+impl Record {
+    const VACANT: u64 = 1;
+    const LIVE: u64 = 2;
+    const RETAINED: u64 = 3;
+
+    const fn new(kind: u64, pages: u64, link: u32) -> Self {
+        Self(kind << 62 | pages << LINK_BITS | link as u64)
+    }
+
+    const fn state(self) -> State {
+        let pages = self.0 << 2 >> (LINK_BITS + 2);
+        match self.0 >> 62 {
+            Self::LIVE => State::Live { pages },
+            Self::RETAINED => State::Retained { pages },
+            _ => State::Vacant,
+        }
+    }
+
+    const fn link(self) -> u32 {
+        (self.0 & NONE as u64) as u32
+    }
+}
+
+/// A sparse array of records: a tree of frames with 512 words each.
+#[derive(Clone, Copy)]
+struct Records {
+    root: Option<Frame>,
+}
+
+impl Records {
+    const fn height(shift: u32) -> u32 {
+        (REGION_SHIFT - shift).div_ceil(9)
+    }
+
+    const fn digit(index: u32, height: u32) -> usize {
+        (index >> (9 * (height - 1))) as usize % 512
+    }
+
+    fn get(self, memory: &impl TableMemory, slot: Slot) -> Record {
+        let Some(mut node) = self.root else { return Record(0) };
+        for height in (2..=Self::height(slot.shift)).rev() {
+            let word = memory.read(node, Self::digit(slot.index, height));
+            if word == 0 {
+                return Record(0);
+            }
+            node = Frame::new(word);
+        }
+        Record(memory.read(node, Self::digit(slot.index, 1)))
+    }
+
+    fn set(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        record: Record,
+    ) -> Result<(), SpaceError> {
+        let mut node = match self.root {
+            Some(node) => node,
+            None => *self.root.insert(arena.get().ok_or(SpaceError::OutOfTables)?),
+        };
+        for height in (2..=Self::height(slot.shift)).rev() {
+            let digit = Self::digit(slot.index, height);
+            let word = memory.read(node, digit);
+            node = if word == 0 {
+                let below = arena.get().ok_or(SpaceError::OutOfTables)?;
+                memory.write(node, digit, below.get());
+                below
+            } else {
+                Frame::new(word)
+            };
+        }
+        memory.write(node, Self::digit(slot.index, 1), record.0);
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Class {
+    records: Records,
+    /// Slots from this one on were never used.
+    fresh: u32,
+    free: u32,
+    stale_first: u32,
+    stale_last: u32,
+    retained: u32,
+}
+
+/// See the [module](self).
+pub struct AddressSpace {
+    classes: [Class; CLASSES],
+    live: u64,
+    retained_pages: u64,
+}
+
+impl Default for AddressSpace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AddressSpace {
+    /// All of it vacant.
+    #[must_use]
+    pub const fn new() -> Self {
+        let class = Class {
+            records: Records { root: None },
+            fresh: 0,
+            free: NONE,
+            stale_first: NONE,
+            stale_last: NONE,
+            retained: NONE,
+        };
+        Self { classes: [class; CLASSES], live: 0, retained_pages: 0 }
+    }
+
+    /// Live windows.
+    #[must_use]
+    pub const fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Pages of retained windows.
+    #[must_use]
+    pub const fn retained_pages(&self) -> u64 {
+        self.retained_pages
+    }
+
+    /// Reserves a slot of at least `capacity_pages` as a live window of `pages`.
+    ///
+    /// # Errors
+    /// [`SpaceError`], and nothing is reserved.
+    pub fn reserve(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        capacity_pages: u64,
+        pages: u64,
+    ) -> Result<Slot, SpaceError> {
+        let too_large = SpaceError::TooLarge { pages: capacity_pages };
+        let shift = capacity_pages.checked_next_power_of_two().ok_or(too_large)?.trailing_zeros();
+        let shift = (shift + PAGE_SHIFT).max(SHIFT_MIN);
+        if shift > SHIFT_MAX {
+            return Err(too_large);
+        }
+        let class = &mut self.classes[(shift - SHIFT_MIN) as usize];
+        let fresh = class.free == NONE;
+        let index = if fresh { class.fresh } else { class.free };
+        if u64::from(index) >= 1 << (REGION_SHIFT - shift) {
+            return Err(SpaceError::OutOfAddresses);
+        }
+        let slot = Slot { shift, index };
+        let next = if fresh { NONE } else { class.records.get(memory, slot).link() };
+        class.records.set(memory, arena, slot, Record::new(Record::LIVE, pages, NONE))?;
+        if fresh {
+            class.fresh += 1;
+        } else {
+            class.free = next;
+        }
+        self.live += 1;
+        Ok(slot)
+    }
+
+    /// What the slot is used for.
+    pub fn state(&self, memory: &impl TableMemory, slot: Slot) -> State {
+        self.classes[slot.class()].records.get(memory, slot).state()
+    }
+
+    /// Sets the length of a live window.
+    pub fn set_pages(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        pages: u64,
+    ) {
+        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, NONE));
+    }
+
+    /// Ends a live window whose pages are unmapped; its addresses wait for a flush.
+    pub fn release(&mut self, memory: &mut impl TableMemory, arena: &mut TableArena<'_>, slot: Slot) {
+        let first = self.classes[slot.class()].stale_first;
+        self.rewrite(memory, arena, slot, Record::new(Record::VACANT, 0, first));
+        let class = &mut self.classes[slot.class()];
+        class.stale_first = slot.index;
+        if first == NONE {
+            class.stale_last = slot.index;
+        }
+        self.live -= 1;
+    }
+
+    /// Ends a live window of `pages` that stays mapped.
+    pub fn retain(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        pages: u64,
+    ) {
+        let next = self.classes[slot.class()].retained;
+        self.rewrite(memory, arena, slot, Record::new(Record::RETAINED, pages, next));
+        self.classes[slot.class()].retained = slot.index;
+        self.live -= 1;
+        self.retained_pages += pages;
+    }
+
+    /// Makes the retained window that was freed last, among those with slots for `capacity_pages`,
+    /// live again if it has from `pages` to `pages_max` pages.
+    pub fn take_retained(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        capacity_pages: u64,
+        pages: u64,
+        pages_max: u64,
+    ) -> Option<(Slot, u64)> {
+        let shift = capacity_pages.checked_next_power_of_two()?.trailing_zeros() + PAGE_SHIFT;
+        let class =
+            shift.max(SHIFT_MIN).checked_sub(SHIFT_MIN).filter(|&class| (class as usize) < CLASSES)?;
+        let (slot, have) = self.head_retained(memory, class as usize)?;
+        if have < pages || have > pages_max {
+            return None;
+        }
+        self.unretain(memory, arena, slot, have);
+        Some((slot, have))
+    }
+
+    /// Makes any retained window live again, the largest class first, so that it can be unmapped.
+    pub fn take_any_retained(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+    ) -> Option<(Slot, u64)> {
+        let (slot, pages) = (0..CLASSES).rev().find_map(|class| self.head_retained(memory, class))?;
+        self.unretain(memory, arena, slot, pages);
+        Some((slot, pages))
+    }
+
+    /// Frees the stale slots; the argument proves the flush. Constant time for each class.
+    pub fn release_quarantine(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        _flushed: &FlushedAll,
+    ) {
+        for number in 0..CLASSES {
+            let class = self.classes[number];
+            if class.stale_first == NONE {
+                continue;
+            }
+            let last = Slot { shift: number as u32 + SHIFT_MIN, index: class.stale_last };
+            self.rewrite(memory, arena, last, Record::new(Record::VACANT, 0, class.free));
+            let class = &mut self.classes[number];
+            class.free = class.stale_first;
+            (class.stale_first, class.stale_last) = (NONE, NONE);
+        }
+    }
+
+    fn head_retained(&self, memory: &impl TableMemory, class: usize) -> Option<(Slot, u64)> {
+        let index = self.classes[class].retained;
+        if index == NONE {
+            return None;
+        }
+        let slot = Slot { shift: class as u32 + SHIFT_MIN, index };
+        match self.state(memory, slot) {
+            State::Retained { pages } => Some((slot, pages)),
+            _ => None,
+        }
+    }
+
+    fn unretain(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        pages: u64,
+    ) {
+        let next = self.classes[slot.class()].records.get(memory, slot).link();
+        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, NONE));
+        self.classes[slot.class()].retained = next;
+        self.live += 1;
+        self.retained_pages -= pages;
+    }
+
+    /// Replaces a record that exists already, so that no frame is needed.
+    fn rewrite(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        record: Record,
+    ) {
+        let set = self.classes[slot.class()].records.set(memory, arena, slot, record);
+        debug_assert_eq!(set, Ok(()), "the record of {slot:?} exists");
+    }
+}
