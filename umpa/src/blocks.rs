@@ -107,6 +107,11 @@ pub enum BlockError {
         /// Its length.
         bytes: u64,
     },
+    /// A block of rung a can't do this: its address is its frames' place in the direct map.
+    Pinned {
+        /// The block.
+        gva: Gva,
+    },
     /// The block is as it was; more memory couldn't be had.
     Alloc(AllocError),
 }
@@ -134,6 +139,8 @@ pub struct Stats {
     pub resized_in_place: u64,
     /// Resizes that moved entries.
     pub moved: u64,
+    /// Exchanges of two blocks' contents.
+    pub swapped: u64,
 }
 
 /// Marks the note at the first frame of a rung-a block; its pages are below.

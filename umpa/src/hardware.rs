@@ -50,3 +50,35 @@ pub trait FrameSource {
         granted: &mut dyn FnMut(Extent),
     ) -> Exchanged;
 }
+
+impl<T: TableMemory> TableMemory for &mut T {
+    #[inline]
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        (**self).read(table, index)
+    }
+    #[inline]
+    fn write(&mut self, table: Frame, index: usize, entry: u64) {
+        (**self).write(table, index, entry);
+    }
+}
+
+impl<T: Tlb> Tlb for &mut T {
+    fn flush_page(&mut self, page: Page) {
+        (**self).flush_page(page);
+    }
+    fn flush_all(&mut self) {
+        (**self).flush_all();
+    }
+}
+
+impl<T: FrameSource> FrameSource for &mut T {
+    fn exchange(
+        &mut self,
+        give: &[Extent],
+        want_pages: [u64; 3],
+        policy: Policy,
+        granted: &mut dyn FnMut(Extent),
+    ) -> Exchanged {
+        (**self).exchange(give, want_pages, policy, granted)
+    }
+}

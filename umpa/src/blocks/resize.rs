@@ -1,8 +1,9 @@
 //! Resizing, committing and releasing.
 
-use super::{BLOCK, Block, BlockError, Machine, Umpa, pages_of};
+use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, pages_of};
 use crate::frames::Run;
 use crate::space::Slot;
+use crate::tables::TableError;
 use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page};
 
 impl<M: Machine> Umpa<'_, M> {
@@ -73,6 +74,35 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(frames)
     }
 
+    /// Exchanges the contents of the first `bytes` of two windows, without a copy: entries (or whole
+    /// tables) change places, and one flush makes it visible.
+    ///
+    /// # Errors
+    /// [`BlockError`]; then nothing was exchanged.
+    pub fn swap(&mut self, one: Gva, other: Gva, bytes: u64) -> Result<(), BlockError> {
+        let mut pages = [Page::new(0); 2];
+        for (page, gva) in pages.iter_mut().zip([one, other]) {
+            let Some((_, have, first, range)) = self.window_range(gva, bytes)? else {
+                return Err(BlockError::Pinned { gva });
+            };
+            if range > have {
+                return Err(BlockError::BadRange { gva, bytes });
+            }
+            *page = first;
+        }
+        let [one_page, other_page] = pages;
+        let count = bytes / PAGE_BYTES;
+        let reach = self.config.reach;
+        match self.tables.swap(&mut self.machine, one_page, other_page, count, reach) {
+            Ok(flushes) => flushes.into_iter().for_each(|flush| flush.defer(&mut self.owed)),
+            Err(TableError::BadRange { .. }) => return Err(BlockError::BadRange { gva: other, bytes }),
+            Err(error) => return Err(AllocError::Tables(error).into()),
+        }
+        self.settle();
+        self.stats.swapped += 1;
+        Ok(())
+    }
+
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
         let gva = umpa_abi::layout::direct(first.start());
         if pages < have {
@@ -106,7 +136,7 @@ impl<M: Machine> Umpa<'_, M> {
             self.frames.set_note(first, BLOCK | have);
             self.unmap_to_quarantine(page.offset(have), pages - have);
             self.end_window(slot, 0);
-            return Err(super::AllocError::Tables(error).into());
+            return Err(AllocError::Tables(error).into());
         }
         self.stats.moved += 1;
         Ok(page.start())
@@ -140,7 +170,7 @@ impl<M: Machine> Umpa<'_, M> {
                 Err(error) => {
                     self.unmap_to_quarantine(wider.page().offset(have), pages - have);
                     self.end_window(wider, 0);
-                    return Err(super::AllocError::Tables(error).into());
+                    return Err(AllocError::Tables(error).into());
                 }
             }
         }
