@@ -66,7 +66,9 @@ impl CallArea {
         if header.encode(self.0).is_ok() {
             // SAFETY: I/O privilege level is 3, so `out` is allowed; the VMM answers this port by
             // writing the call area only. The pointer keeps the area's bytes from being cached.
-            unsafe { asm!("out dx, eax", in("dx") CALL_PORT, in("eax") 0, in("rdi") self.0.as_mut_ptr(), options(nostack)) };
+            unsafe {
+                asm!("out dx, eax", in("dx") CALL_PORT, in("eax") 0, in("rdi") self.0.as_mut_ptr(), options(nostack))
+            };
             reply = CallHeader::decode(self.0).unwrap_or(header);
         }
         let status = Status::try_from(reply.status).unwrap_or(Status::UnknownOp);

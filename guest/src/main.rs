@@ -7,5 +7,7 @@ use guest as _;
 
 #[cfg(not(feature = "image"))]
 fn main() {
-    println!("A guest image runs inside a virtual machine: `cargo run -- run WORKLOAD` builds and starts it.");
+    println!(
+        "A guest image runs inside a virtual machine: `cargo run -- run WORKLOAD` builds and starts it."
+    );
 }

@@ -96,6 +96,7 @@ const REPORT_STACK_BYTES: usize = 16 << 10;
 #[repr(C, align(16))]
 struct ReportStack([u8; REPORT_STACK_BYTES]);
 
+#[cfg_attr(not(feature = "image"), expect(dead_code, reason = "only trap.s uses it"))]
 static REPORT_STACK: Shared<ReportStack> = Shared(UnsafeCell::new(ReportStack([0; REPORT_STACK_BYTES])));
 
 #[cfg(feature = "image")]
@@ -121,7 +122,7 @@ core::arch::global_asm!(
 );
 
 const _: () = assert!(umpa_abi::image::TRAP_VECTORS == 64 && umpa_abi::image::TRAP_STUB_BYTES == 16);
-const _: () = assert!(REPORT_STACK_BYTES % 16 == 0);
+const _: () = assert!(REPORT_STACK_BYTES.is_multiple_of(16));
 
 /// Tells the trap code where an exit can be asked for when even the report fails.
 pub(crate) fn set_call_area(call_area: Gva) {

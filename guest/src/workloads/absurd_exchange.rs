@@ -56,7 +56,10 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let all = [one(0, 1, PageSize::Size4K); 1024];
     check(all.len() < EXTENTS_MAX, "the list has to fit")?;
     let refused = hypervisor.try_exchange(&all, [1, 0, 0], Policy::AllOrNothing, &mut |_| {});
-    check(refused.is_ok_and(|exchanged| exchanged.shortfall == Shortfall::NotYours), "a list of foreign extents")?;
+    check(
+        refused.is_ok_and(|exchanged| exchanged.shortfall == Shortfall::NotYours),
+        "a list of foreign extents",
+    )?;
 
     // After all that, an ordinary exchange.
     let granted = hypervisor.try_exchange(&[], [1, 0, 0], Policy::AllOrNothing, &mut |e| held = e.first());

@@ -96,7 +96,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
 
     let (pages, all) = (machine.tlb.page_flushes(), machine.tlb.full_flushes());
     let stores = machine.tables.stores() - path_stores;
-    equal(stores, 10, "stores")?;
+    equal(stores, 11, "stores")?;
     equal(pages, 5, "flushes of a page")?;
     equal(all, 1, "full flushes")?;
     for (what, value) in [("stores", stores), ("page-flushes", pages), ("full-flushes", all)] {

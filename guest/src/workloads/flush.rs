@@ -22,7 +22,12 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let gva = direct(frame.start());
     mmu::store(gva, 1);
 
-    println!("flush: ring {}, mode {}, gate {:?}, {rounds} rounds", context.boot.ring, context.boot.mode().name(), machine.tlb.gate());
+    println!(
+        "flush: ring {}, mode {}, gate {:?}, {rounds} rounds",
+        context.boot.ring,
+        context.boot.mode().name(),
+        machine.tlb.gate()
+    );
     let page = gva.containing();
     type Step = (&'static str, fn(&mut Machine, umpa_abi::addr::Page));
     let steps: [Step; 4] = [

@@ -59,7 +59,11 @@ pub static WORKLOADS: &[Workload] = &[
         description: "[rounds] measures flushes of one page and of everything",
         run: flush::run,
     },
-    Workload { name: "list", description: "prints the names and descriptions of all workloads", run: list::run },
+    Workload {
+        name: "list",
+        description: "prints the names and descriptions of all workloads",
+        run: list::run,
+    },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
     Workload { name: "spin", description: "never ends", run: exit::spin },
