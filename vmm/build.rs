@@ -23,13 +23,15 @@ use std::{env, fs, io};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What the image is made of, from the workspace's root.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "guest/src",
     "guest/guest.ld",
     "guest/Cargo.toml",
     "guest/abi/src",
     "guest/abi/Cargo.toml",
     "umpa/src",
+    "benches/work/src",
+    "benches/work/Cargo.toml",
     "umpa/Cargo.toml",
     "Cargo.toml",
     "Cargo.lock",

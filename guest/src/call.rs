@@ -131,12 +131,18 @@ pub fn exit(code: ExitCode) -> ! {
 /// The hypervisor as `umpa` wants it.
 #[derive(Debug)]
 pub struct Hypervisor {
-    _one: (),
+    exchanges: u64,
 }
 
 impl Hypervisor {
     pub(crate) const fn new() -> Self {
-        Self { _one: () }
+        Self { exchanges: 0 }
+    }
+
+    /// Exchanges so far.
+    #[must_use]
+    pub const fn exchanges(&self) -> u64 {
+        self.exchanges
     }
 
     /// An exchange whose request may be nonsense.
@@ -159,6 +165,7 @@ impl Hypervisor {
             want_pages,
             reserved: [0; 4],
         };
+        self.exchanges += 1;
         let bad = |_| Status::BadPayload;
         let mut area = CallArea::take();
         let (head, tail) = area.payload().split_at_mut(ExchangeRequest::SIZE_BYTES);

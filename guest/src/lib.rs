@@ -9,18 +9,22 @@
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
 //! - [`clock`]: cycles; [`builtins`]: the functions that compilers call by themselves;
-//! - [`workloads`]: one file each, ordinary Rust.
+//! - [`workloads`]: one file each, ordinary Rust;
 //!
 //! With the feature `image` (set by vmm's build script only) this is a bare-metal image; without it
 //! everything still compiles for the host, so that lints and unit tests see it.
 //!
-//! Dependency law: `umpa` and `umpa-abi` only; nothing depends on this crate.
+//! - [`userpage`]: the allocator of a program, in Rust and as C symbols; [`blocks`]: the same for
+//!   measured work.
+//!
+//! Dependency law: `umpa`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
 
 #![cfg_attr(not(test), no_std)]
 
 #[macro_use]
 pub mod console;
 
+pub mod blocks;
 pub mod builtins;
 pub mod call;
 pub mod clock;
@@ -31,4 +35,5 @@ pub mod panic;
 pub mod syscall;
 pub mod tlb;
 pub mod trap;
+pub mod userpage;
 pub mod workloads;

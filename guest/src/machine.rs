@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)] // reason: passes on the preconditions of its parts
 
+use umpa::hardware::{Exchanged, FrameSource, TableMemory, Tlb};
+use umpa_abi::addr::{Frame, Page};
 use umpa_abi::boot::BootInfo;
+use umpa_abi::exchange::{Extent, Policy};
 
 use crate::call::Hypervisor;
 use crate::mmu::DirectTables;
@@ -29,5 +32,37 @@ impl Machine {
         // SAFETY: both preconditions are the caller's.
         let (tables, tlb) = unsafe { (DirectTables::new(boot), LocalTlb::new(boot)) };
         Self { tables, tlb, hypervisor: Hypervisor::new() }
+    }
+}
+
+impl TableMemory for Machine {
+    #[inline]
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        self.tables.read(table, index)
+    }
+    #[inline]
+    fn write(&mut self, table: Frame, index: usize, entry: u64) {
+        self.tables.write(table, index, entry);
+    }
+}
+
+impl Tlb for Machine {
+    fn flush_page(&mut self, page: Page) {
+        self.tlb.flush_page(page);
+    }
+    fn flush_all(&mut self) {
+        self.tlb.flush_all();
+    }
+}
+
+impl FrameSource for Machine {
+    fn exchange(
+        &mut self,
+        give: &[Extent],
+        want_pages: [u64; 3],
+        policy: Policy,
+        granted: &mut dyn FnMut(Extent),
+    ) -> Exchanged {
+        self.hypervisor.exchange(give, want_pages, policy, granted)
     }
 }

@@ -15,7 +15,7 @@
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 
 use umpa::blocks::{Config, Umpa};
 use umpa::frames::FrameStore;
@@ -28,25 +28,27 @@ use crate::machine::Machine;
 /// The allocator of a program: on this machine, with bookkeeping that lives as long as the guest.
 pub type Allocator<'m> = Umpa<'static, &'m mut Machine>;
 
+static HANDED_OUT: AtomicBool = AtomicBool::new(false);
+
 /// An allocator without frames, with the bookkeeping memory that the VMM handed to the guest.
 ///
-/// # Safety
-/// Called once: the bookkeeping memory and the page tables are the allocator's from then on.
+/// # Panics
+/// The second time: the bookkeeping memory and the page tables are the first one's for ever.
 #[must_use]
-pub unsafe fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) -> Allocator<'m> {
+pub fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) -> Allocator<'m> {
+    assert!(!HANDED_OUT.swap(true, Relaxed), "a guest has one allocator");
     let tag_bytes = boot.frames_max as usize * size_of::<u64>();
     let link_bytes = boot.tables_frames as usize * TableArena::BYTES_PER_TABLE;
     assert!((tag_bytes + link_bytes) as u64 <= boot.bookkeeping_bytes, "the VMM handed in too little memory");
     let start = boot.bookkeeping().get();
     // SAFETY: the VMM maps `bookkeeping_bytes` zeroed, page-aligned, writable bytes there for ever;
-    // by this function's precondition nobody else has a reference to them.
+    // HANDED_OUT sees to it that there are no other references to them.
     let (tags, links) = unsafe {
         let tags = core::slice::from_raw_parts_mut(start as *mut u64, boot.frames_max as usize);
         let links = (start as usize + tag_bytes) as *mut u32;
         (tags, core::slice::from_raw_parts_mut(links, boot.tables_frames as usize))
     };
-    let largest =
-        if boot.features & feature::PAGES_1G != 0 { PageSize::Size1G } else { PageSize::Size2M };
+    let largest = if boot.features & feature::PAGES_1G != 0 { PageSize::Size1G } else { PageSize::Size2M };
     let arena = TableArena::new(boot.tables_first(), boot.tables_used, links);
     let tables = PageTables::new(boot.root().containing(), arena, largest);
     Umpa::new(machine, FrameStore::new(boot.frames_first(), tags), tables, config)

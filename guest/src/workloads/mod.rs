@@ -9,6 +9,7 @@ mod edits;
 mod exception;
 mod exchange;
 mod exit;
+mod fig7;
 mod flush;
 mod list;
 mod triple_fault;
@@ -17,9 +18,11 @@ mod violation;
 use core::fmt;
 use core::panic::Location;
 
+use umpa::blocks::Config;
 use umpa_abi::boot::BootInfo;
 
 use crate::machine::Machine;
+use crate::userpage::{self, Allocator};
 
 /// A workload: its name on the command line, what it does in a line, and the function.
 pub struct Workload {
@@ -54,6 +57,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: exchange::run,
     },
     Workload { name: "fail", description: "finds something wrong", run: exit::fail },
+    Workload {
+        name: "fig7",
+        description: "[key=value …] the paper's Figure 7/8 work, for `vmm bench fig7`",
+        run: fig7::run,
+    },
     Workload {
         name: "flush",
         description: "[rounds] measures flushes of one page and of everything",
@@ -98,6 +106,14 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn arg(&self, index: usize) -> Option<&'a str> {
         self.boot.args().nth(index).and_then(|bytes| core::str::from_utf8(bytes).ok())
+    }
+
+    /// The allocator of this guest, without frames yet.
+    ///
+    /// # Panics
+    /// The second time: there is memory for one.
+    pub fn allocator(&mut self, config: Config) -> Allocator<'_> {
+        userpage::allocator(self.boot, &mut self.machine, config)
     }
 
     /// The argument as a number.

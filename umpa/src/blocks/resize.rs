@@ -82,10 +82,10 @@ impl<M: Machine> Umpa<'_, M> {
     pub fn swap(&mut self, one: Gva, other: Gva, bytes: u64) -> Result<(), BlockError> {
         let mut pages = [Page::new(0); 2];
         for (page, gva) in pages.iter_mut().zip([one, other]) {
-            let Some((_, have, first, range)) = self.window_range(gva, bytes)? else {
+            let Some((slot, have, first, range)) = self.window_range(gva, bytes)? else {
                 return Err(BlockError::Pinned { gva });
             };
-            if range > have {
+            if first.get() - slot.page().get() + range > have {
                 return Err(BlockError::BadRange { gva, bytes });
             }
             *page = first;
