@@ -33,6 +33,8 @@ const SOURCES: [&str; 11] = [
     "benches/work/src",
     "benches/work/Cargo.toml",
     "umpa/Cargo.toml",
+    "benches/work/src",
+    "benches/work/Cargo.toml",
     "Cargo.toml",
     "Cargo.lock",
 ];

@@ -4,6 +4,12 @@
 //! through a [`Gate`]: `syscall` where it reaches CPL 0, else an `int3` whose handler does it
 //! (`trap.s`). The VMM isn't asked in any of them; in mode `shadow` KVM is, because it has to follow.
 //!
+//! | gate | costs (workload `flush`; one page / everything) |
+//! | --- | --- |
+//! | [`Gate::Ring0`] | shadow: 10,000 to 26,000 cycles, as many instructions around it are interpreted; else the instruction |
+//! | [`Gate::Syscall`] | ept, npt: 5 instructions more |
+//! | [`Gate::Trap`] | shadow: 70,000 / 69,000 where an exit to the VMM takes 305,000; a handler that is a mere `iretq` takes 61,000 there, one behind #GP 69,000 |
+//!
 //! Sources: SDM vol. 3A, 4.10.4 (what INVLPG and CR3 invalidate); no global pages, no PCID here.
 
 #![allow(unsafe_code)] // reason: executes INVLPG, MOV to CR3, SYSCALL, INT3
@@ -29,6 +35,7 @@ pub enum Gate {
 #[derive(Debug)]
 pub struct LocalTlb {
     gate: Gate,
+    gates: &'static [Gate],
     root: Gpa,
     full_from_pages: u64,
     page_flushes: u64,
@@ -42,21 +49,36 @@ impl LocalTlb {
     /// `boot` describes this machine: its ring, its root table, and whether `syscall` reaches CPL 0.
     #[must_use]
     pub unsafe fn new(boot: &BootInfo) -> Self {
-        let gate = match boot.ring {
-            0 => Gate::Ring0,
-            _ if boot.features & feature::SYSCALL_TO_RING0 != 0 => Gate::Syscall,
-            _ => Gate::Trap,
+        let (gate, gates): (_, &[_]) = match boot.ring {
+            0 => (Gate::Ring0, &[Gate::Ring0]),
+            _ if boot.features & feature::SYSCALL_TO_RING0 != 0 => {
+                (Gate::Syscall, &[Gate::Syscall, Gate::Trap])
+            }
+            _ => (Gate::Trap, &[Gate::Trap]),
         };
         // Where each INVLPG is a trap that KVM interprets, a full flush is cheaper from the second
         // page on (workload `flush`); elsewhere Linux's figure (tlb_single_page_flush_ceiling).
         let full_from_pages = if boot.mode() == MmuMode::Shadow { 2 } else { 34 };
-        Self { gate, root: boot.root(), full_from_pages, page_flushes: 0, full_flushes: 0 }
+        Self { gate, gates, root: boot.root(), full_from_pages, page_flushes: 0, full_flushes: 0 }
     }
 
     /// How flushes reach CPL 0.
     #[must_use]
     pub const fn gate(&self) -> Gate {
         self.gate
+    }
+
+    /// All gates that work on this machine, the best first.
+    #[must_use]
+    pub const fn gates(&self) -> &'static [Gate] {
+        self.gates
+    }
+
+    /// Takes another of [`gates`](Self::gates); one that isn't among them changes nothing.
+    pub fn choose(&mut self, gate: Gate) {
+        if self.gates.contains(&gate) {
+            self.gate = gate;
+        }
     }
 
     /// From how many pages on a full flush is the cheaper one.

@@ -24,8 +24,13 @@
 //!
 //! - *Page faults that user code handles* (write watches): a stub for vector 14 in place of the
 //!   common one, which continues at a handler's address instead of [`report`]'s. The record has what
-//!   it needs; the level bits have to become a count per vCPU. 16 instructions at CPL 0.
+//!   it needs; the level bits have to become a count per vCPU. Some 20 instructions at CPL 0.
 //! - *Interrupts 32..63*: their stubs exist and report; a registered handler takes the same way.
+//!
+//! # Limits
+//!
+//! At CPL 0 in mode `shadow` KVM's emulator doesn't know `int3`: it ends the run by itself. (`ud2` and
+//! page faults there are reported like everywhere.)
 //!
 //! Sources: SDM vol. 3A, 6.12 (handlers), 6.14 (64-bit mode, IST), 6.15 (which vectors push an error
 //! code); vol. 2, JRCXZ, INVLPG.

@@ -12,7 +12,9 @@ mod exit;
 mod fig7;
 mod flush;
 mod list;
+mod tour;
 mod triple_fault;
+mod userpage;
 mod violation;
 
 use core::fmt;
@@ -22,7 +24,7 @@ use umpa::blocks::Config;
 use umpa_abi::boot::BootInfo;
 
 use crate::machine::Machine;
-use crate::userpage::{self, Allocator};
+use crate::userpage::Allocator;
 
 /// A workload: its name on the command line, what it does in a line, and the function.
 pub struct Workload {
@@ -53,7 +55,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "exchange",
-        description: "gets frames of all sizes, checks them, gives half back, asks again",
+        description: "[1g] gets frames of several sizes, checks them, gives half back, asks again",
         run: exchange::run,
     },
     Workload { name: "fail", description: "finds something wrong", run: exit::fail },
@@ -76,9 +78,19 @@ pub static WORKLOADS: &[Workload] = &[
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
     Workload { name: "spin", description: "never ends", run: exit::spin },
     Workload {
+        name: "tour",
+        description: "a block allocated, grown, moved and swapped by page-table stores, counted",
+        run: tour::run,
+    },
+    Workload {
         name: "triple-fault",
         description: "unmaps its own trap stack and faults",
         run: triple_fault::run,
+    },
+    Workload {
+        name: "userpage",
+        description: "the paper's five functions through their C symbols, nonsense included",
+        run: userpage::run,
     },
     Workload {
         name: "violation",
@@ -113,7 +125,7 @@ impl<'a> Context<'a> {
     /// # Panics
     /// The second time: there is memory for one.
     pub fn allocator(&mut self, config: Config) -> Allocator<'_> {
-        userpage::allocator(self.boot, &mut self.machine, config)
+        crate::userpage::allocator(self.boot, &mut self.machine, config)
     }
 
     /// The argument as a number.
