@@ -30,8 +30,6 @@ const SOURCES: [&str; 11] = [
     "guest/abi/src",
     "guest/abi/Cargo.toml",
     "umpa/src",
-    "benches/work/src",
-    "benches/work/Cargo.toml",
     "umpa/Cargo.toml",
     "benches/work/src",
     "benches/work/Cargo.toml",
