@@ -1,0 +1,252 @@
+//! `vmm bench`: guests that own their page tables beside Linux's allocator, in one run.
+
+mod guest;
+mod output;
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use benches::driver::{self, Native, RunError, Series};
+use benches::linux::Linux;
+use benches::record::{Machine, Record, Work};
+use benches::{plan, table, timing};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vmm::host::{self, Host, HostError};
+use vmm::vcpu::Ring;
+use work::{ParamError, Params, SizeLaw, Slot, WorkError};
+
+use super::units::{duration, size_bytes};
+use guest::{Guest, GuestError, Setup};
+use output::OutputError;
+
+/// Measure allocators in guests beside Linux's, in turn, slice by slice, in one run.
+///
+/// fig7: blocks of random sizes in a ring; times of allocation, traversal and freeing by block size
+/// (Figures 7 and 8 of the paper). Every byte is read back. Exit code 1: a series was wrong.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which benchmark.
+    #[arg(value_name = "BENCH", value_parser = BENCHES)]
+    bench: String,
+    /// Seed of the block sizes.
+    #[arg(long, default_value_t = Params::PAPER.seed)]
+    seed: u64,
+    /// Operations that count [default: 4000; 200 with --quick].
+    #[arg(long)]
+    ops: Option<u64>,
+    /// Operations before them [default: 1000; 50 with --quick].
+    #[arg(long, value_name = "OPS")]
+    warmup: Option<u64>,
+    /// Operations of one series before it is the next one's turn [default: 250; 50 with --quick].
+    #[arg(long, value_name = "OPS")]
+    slice: Option<u64>,
+    /// Blocks that live at once [default: 512; 32 with --quick].
+    #[arg(long, value_name = "BLOCKS")]
+    ring_blocks: Option<u64>,
+    /// How sizes are drawn: every size equally likely as in the paper, or every power-of-two bin
+    /// equally likely, which gives small bins as many operations as large ones.
+    #[arg(long, value_parser = ["paper", "log"], default_value = "paper")]
+    sizes: String,
+    /// Smaller: a few seconds and a few hundred MiB.
+    #[arg(long)]
+    quick: bool,
+    /// Only these series [default: all; under an emulator the guests'].
+    #[arg(long, value_name = "A,B", value_delimiter = ',', value_parser = SERIES)]
+    series: Vec<String>,
+    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
+    #[arg(long, default_value = "3", value_parser = parse_ring)]
+    ring: Ring,
+    /// Memory of each guest [default: what the blocks take at most, and an eighth more].
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+    mem: Option<u64>,
+    /// Give up after this time.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
+    timeout: Duration,
+}
+
+const BENCHES: [&str; 1] = ["fig7"];
+const SERIES: [&str; 5] =
+    [guest::NAMES[0], guest::NAMES[1], Linux::NAMES[0], Linux::NAMES[1], Linux::NAMES[2]];
+/// Memory that is left to everything else on the machine.
+const SPARE_BYTES: u64 = 256 << 20;
+
+fn parse_ring(text: &str) -> Result<Ring, &'static str> {
+    match text {
+        "0" => Ok(Ring::Zero),
+        "3" => Ok(Ring::Three),
+        _ => Err("the privilege level is 0 or 3 (for the number of blocks there is --ring-blocks)"),
+    }
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error(transparent)]
+    Params(#[from] ParamError),
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    #[error(
+        "{} MiB of memory are needed and {} MiB available: take fewer blocks (--ring-blocks), fewer series \
+         (--series), or --quick",
+        .need_bytes >> 20, .available_bytes >> 20
+    )]
+    Memory { need_bytes: u64, available_bytes: u64 },
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl BenchError {
+    /// A series was wrong, and said so or was found out; all else is an error of ours or the host's.
+    fn is_a_series_fault(&self) -> bool {
+        match self {
+            Self::Run(RunError::WrongBytes { .. } | RunError::OtherWork { .. }) => true,
+            Self::Run(RunError::Stopped { source, .. }) => guest::is_the_guests_fault(source),
+            Self::Guest(error) => error.is_the_guests_fault(),
+            _ => false,
+        }
+    }
+}
+
+/// Does it.
+pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    match run(args) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is_a_series_fault() => {
+            super::complain(&error);
+            Ok(ExitCode::from(super::FAILED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn run(args: &Args) -> Result<(), BenchError> {
+    let params = params(args)?;
+    if let Some(path) = &args.json {
+        output::check(path)?;
+    }
+    let timing_is_real = timing::timing_is_real();
+    let names = series_names(args, timing_is_real);
+    let guests = names.iter().filter(|name| guest::NAMES.contains(name)).count() as u64;
+    let live_bytes = plan::live_max_bytes(&params);
+    let memory_bytes = args.mem.unwrap_or_else(|| guest_memory_bytes(live_bytes));
+    let natives = names.len() as u64 - guests;
+    check_memory(guests.saturating_mul(memory_bytes).saturating_add(natives * live_bytes))?;
+
+    // Without a guest the benchmark needs no KVM; its record then says `none`.
+    let host = match Host::open() {
+        Ok(host) => Some(host),
+        Err(_) if guests == 0 => None,
+        Err(error) => return Err(error.into()),
+    };
+    let setup = Setup { memory_bytes, ring: args.ring, timeout: args.timeout };
+    let mut slots = vec![Slot::EMPTY; names.len() * params.ring_blocks as usize];
+    let mut series: Vec<Box<dyn Series + '_>> = Vec::new();
+    for (name, slots) in names.iter().zip(slots.chunks_exact_mut(params.ring_blocks as usize)) {
+        match (Linux::by_name(name), &host) {
+            (Some(linux), _) => series.push(Box::new(Native::new(&params, linux, slots)?)),
+            (None, Some(host)) => series.push(Box::new(Guest::start(host, name, &params, &setup)?)),
+            (None, None) => {}
+        }
+    }
+    let bar = progress(params.schedule().total_slices() * series.len() as u64);
+    let outcomes = driver::interleave(&mut series, &params, &mut |name| {
+        bar.set_message(name);
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    drop(series);
+
+    let mut work = Work::new(&params, timing_is_real);
+    work.guest_memory_bytes = if guests > 0 { memory_bytes } else { 0 };
+    work.guest_ring = args.ring.number();
+    let record = Record::new(BENCHES[0], machine(host.as_ref()), work, &outcomes?);
+    output::show(&table::render(&record), &record, args.json.as_deref())?;
+    Ok(())
+}
+
+fn params(args: &Args) -> Result<Params, ParamError> {
+    let base = if args.quick {
+        Params { ops: 200, warmup_ops: 50, slice_ops: 50, ring_blocks: 32, ..Params::PAPER }
+    } else {
+        Params::PAPER
+    };
+    let params = Params {
+        seed: args.seed,
+        ops: args.ops.unwrap_or(base.ops),
+        warmup_ops: args.warmup.unwrap_or(base.warmup_ops),
+        slice_ops: args.slice.unwrap_or(base.slice_ops),
+        ring_blocks: args.ring_blocks.unwrap_or(base.ring_blocks),
+        sizes: SizeLaw::from_name(args.sizes.as_bytes()).unwrap_or(base.sizes),
+        ..base
+    };
+    params.check()?;
+    Ok(params)
+}
+
+/// The series to run, each once, always in the same order.
+fn series_names(args: &Args, timing_is_real: bool) -> Vec<&'static str> {
+    let wanted = |name: &str| match args.series.is_empty() {
+        true => timing_is_real || guest::NAMES.contains(&name),
+        false => args.series.iter().any(|wanted| wanted == name),
+    };
+    SERIES.into_iter().filter(|name| wanted(name)).collect()
+}
+
+/// What the blocks take, and an eighth more for page tables, runs kept mapped and alignment.
+fn guest_memory_bytes(live_bytes: u64) -> u64 {
+    (live_bytes + live_bytes / 8).next_multiple_of(2 << 20).max(64 << 20)
+}
+
+fn check_memory(run_bytes: u64) -> Result<(), BenchError> {
+    let need_bytes = run_bytes.saturating_add(SPARE_BYTES);
+    match plan::available_bytes() {
+        Some(available_bytes) if available_bytes < need_bytes => {
+            Err(BenchError::Memory { need_bytes, available_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Drawn by this thread only, after a slice: a second thread would disturb what is measured.
+fn progress(slices: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(slices), ProgressDrawTarget::stderr());
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} slices, {eta} left, {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn machine(host: Option<&Host>) -> Machine {
+    let Some(info) = host.map(Host::info) else {
+        return Machine {
+            cpu: host::cpu_name(),
+            kernel: host::kernel_release(),
+            kvm_module: "none".into(),
+            mmu_mode: "none".into(),
+            tsc_hz: timing::measure_tsc_hz(),
+        };
+    };
+    let tsc_hz = if info.tsc_hz > 0 { info.tsc_hz } else { timing::measure_tsc_hz() };
+    Machine {
+        cpu: info.cpu,
+        kernel: info.kernel,
+        kvm_module: info.kvm_module,
+        mmu_mode: info.mmu_mode,
+        tsc_hz,
+    }
+}
