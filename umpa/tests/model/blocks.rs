@@ -1,0 +1,528 @@
+//! Blocks as a program sees them: pages with content.
+//!
+//! The world holds an allocator on a simulated machine and what each page of each block must
+//! contain. Every page of a block is stamped with a number of its own when the block gets it, so an
+//! access that reaches another frame is seen, whoever's frame it is.
+
+use crate::simulated::{Access, FRAMES, Fault, Ledger, Machine, Mapped, TABLES, TABLES_USED};
+use std::collections::{BTreeMap, BTreeSet};
+use umpa::blocks::{AllocError, BlockError, Config, Umpa};
+use umpa::frames::FrameStore;
+use umpa::tables::{PageTables, TableArena};
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page, PageSize};
+use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
+
+/// One call of the allocator. Blocks are named by number, modulo how many there are.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Malloc {
+        pages: u64,
+    },
+    Reserve {
+        pages: u64,
+    },
+    Free {
+        block: usize,
+    },
+    Realloc {
+        block: usize,
+        pages: u64,
+    },
+    Commit {
+        block: usize,
+        at: u64,
+        pages: u64,
+    },
+    Release {
+        block: usize,
+        at: u64,
+        pages: u64,
+    },
+    /// A pointer to no block: freed before, within a block, or anywhere.
+    FreeForeign {
+        seed: u64,
+    },
+    Preload {
+        frames: u64,
+    },
+    Drain {
+        frames: u64,
+    },
+    Settle,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug)]
+#[allow(dead_code, reason = "shown by Debug")]
+pub(crate) enum Defect {
+    Access { gva: Gva, fault: Fault },
+    Content { gva: Gva, expected: u64, found: u64 },
+    SharedFrame { gva: Gva, frame: Frame },
+    ForeignFrame { gva: Gva, frame: Frame },
+    RefusedAlthoughPossible { error: AllocError, wanted: u64, available: u64 },
+    Unexpected { what: &'static str, got: String },
+}
+
+/// A block: its address and what each page contains (`None`: no memory).
+#[derive(Clone, Debug)]
+struct Block {
+    gva: Gva,
+    stamps: Vec<Option<u64>>,
+    /// Made by `userpage_malloc` and only resized since: never without tables if these suffice.
+    reserved_pages: u64,
+}
+
+/// What a case consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) frames: u64,
+    pub(crate) tables: u64,
+    pub(crate) config: Config,
+    /// Frame `n` exists when bit `n % 64` is set.
+    pub(crate) exists: u64,
+    pub(crate) extents_max: usize,
+    /// Tables may run out.
+    pub(crate) few_tables: bool,
+    /// Speculate while tables are edited.
+    pub(crate) speculate: bool,
+    /// After each step, look at every `stride`-th page.
+    pub(crate) stride: usize,
+}
+
+impl Setup {
+    /// Tables as a real guest gets them.
+    pub(crate) const fn tables_for(frames: u64) -> u64 {
+        let share = frames.div_ceil(256);
+        share + share / 10 + 64
+    }
+
+    /// Frames' tags and tables' links.
+    pub(crate) fn bookkeeping(&self) -> (Vec<u64>, Vec<u32>) {
+        (vec![0; self.frames as usize], vec![0; self.tables as usize])
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct World<'a> {
+    pub(crate) umpa: Umpa<'a, Machine>,
+    setup: Setup,
+    blocks: Vec<Block>,
+    /// Addresses of pages that were blocks' once; with a stamp when the block moved away and took its
+    /// frame along, so that until the next flush the old address may still reach it.
+    dead: BTreeMap<Page, Option<u64>>,
+    next_stamp: u64,
+    steps: usize,
+    /// Refused for want of frames.
+    pub(crate) out_of_frames: u64,
+    /// Refused for want of tables.
+    pub(crate) out_of_tables: u64,
+}
+
+impl<'a> World<'a> {
+    pub(crate) fn new(setup: &Setup, tags: &'a mut [u64], links: &'a mut [u32]) -> Self {
+        let exists = setup.exists;
+        let mut ledger = Ledger::new(setup.frames, |unit| exists >> (unit % 64) & 1 == 1);
+        ledger.extents_max = setup.extents_max;
+        let machine = Machine::new(setup.tables, ledger);
+        let arena = TableArena::new(TABLES, TABLES_USED, links);
+        let tables = PageTables::new(machine.root(), arena, PageSize::Size1G);
+        Self {
+            umpa: Umpa::new(machine, FrameStore::new(FRAMES, tags), tables, setup.config),
+            setup: setup.clone(),
+            blocks: Vec::new(),
+            dead: BTreeMap::new(),
+            next_stamp: 0,
+            steps: 0,
+            out_of_frames: 0,
+            out_of_tables: 0,
+        }
+    }
+
+    /// Blocks that there are.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Frames that an allocation can count on.
+    pub(crate) fn available(&mut self) -> u64 {
+        let grantable = if self.setup.config.refill { self.umpa.machine_mut().ledger.grantable() } else { 0 };
+        let frames = self.umpa.frames();
+        frames.free_frames() + frames.quarantined_frames() + self.umpa.space().retained_pages() + grantable
+    }
+
+    /// Does one step and compares everything.
+    pub(crate) fn step(&mut self, step: &Step) -> Result<(), Defect> {
+        self.steps += 1;
+        if self.setup.speculate {
+            let dead = self.dead.keys().rev().take(8).copied();
+            let live = self.blocks.iter().rev().take(4).map(|block| block.gva.containing());
+            let pages = live.chain(dead).collect();
+            self.umpa.machine_mut().watch(pages);
+        }
+        let touched = self.apply(&self.scaled(step))?;
+        self.verify(touched)
+    }
+
+    /// The step with lengths that fit the setup: mostly some part of the frames, rarely too much.
+    fn scaled(&self, step: &Step) -> Step {
+        let mut step = step.clone();
+        let limit = self.setup.frames + self.setup.frames / 8;
+        match &mut step {
+            Step::Malloc { pages } | Step::Realloc { pages, .. } if *pages > limit => {
+                *pages = 1 + *pages % limit
+            }
+            Step::Reserve { pages } => *pages = (*pages).min(8 * limit),
+            _ => {}
+        }
+        step
+    }
+
+    /// Returns the address of the block that it made or changed.
+    fn apply(&mut self, step: &Step) -> Result<Option<Gva>, Defect> {
+        let number = |block: usize, world: &Self| (!world.blocks.is_empty()).then(|| block % world.len());
+        match *step {
+            Step::Malloc { pages } => {
+                let available = self.available();
+                let made = self.umpa.userpage_malloc(pages * PAGE_BYTES);
+                self.new_block(made, pages, pages, available)
+            }
+            Step::Reserve { pages } => {
+                let available = self.available();
+                let made = self.umpa.userpage_reserve(pages * PAGE_BYTES);
+                self.new_block(made, 0, pages, available)
+            }
+            Step::Free { block } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                let gva = self.blocks[number].gva;
+                expect("free", &self.umpa.userpage_free(gva), |done| done.is_ok())?;
+                let block = self.blocks.swap_remove(number);
+                self.bury(&block, 0, false);
+                let again = self.umpa.userpage_free(gva);
+                expect("double free", &again, |done| *done == Err(BlockError::NotABlock { gva }))?;
+                Ok(None)
+            }
+            Step::Realloc { block, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.realloc(number, pages)
+            }
+            Step::Commit { block, at, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.commit(number, at, pages)
+            }
+            Step::Release { block, at, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.release(number, at, pages)
+            }
+            Step::FreeForeign { seed } => self.free_foreign(seed),
+            Step::Preload { frames } => {
+                let before = self.umpa.frames().granted_frames();
+                let moved = self.umpa.preload(frames);
+                let granted = self.umpa.frames().granted_frames();
+                expect("preload", &moved, |moved| {
+                    granted == before + moved.frames && moved.frames <= frames
+                })?;
+                Ok(None)
+            }
+            Step::Drain { frames } => {
+                let (before, free) = (self.umpa.frames().granted_frames(), self.umpa.frames().free_frames());
+                let moved = self.umpa.drain(frames);
+                let granted = self.umpa.frames().granted_frames();
+                let expected = frames.min(free);
+                expect("drain", &moved, |moved| moved.frames == expected && granted + expected == before)?;
+                Ok(None)
+            }
+            Step::Settle => {
+                self.umpa.settle();
+                expect("settle", &self.umpa.frames().quarantined_frames(), |&frames| frames == 0)?;
+                expect("settle", &self.umpa.tables().arena().stale_tables(), |&tables| tables == 0)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn new_block(
+        &mut self,
+        made: Result<Gva, AllocError>,
+        backed: u64,
+        pages: u64,
+        available: u64,
+    ) -> Result<Option<Gva>, Defect> {
+        let gva = match made {
+            Ok(gva) => gva,
+            Err(error) => return self.refused(error, backed, available).map(|()| None),
+        };
+        let usable = self.usable(gva)?;
+        expect("usable pages", &usable, |&usable| usable >= backed && usable <= backed + backed / 4)?;
+        if let Some(other) = self.blocks.iter().find(|other| other.gva == gva) {
+            return Err(Defect::Unexpected { what: "address given twice", got: format!("{other:?}") });
+        }
+        let mut block = Block { gva, stamps: vec![None; usable as usize], reserved_pages: pages };
+        for at in 0..usable {
+            self.stamp(&mut block, at)?;
+        }
+        self.blocks.push(block);
+        Ok(Some(gva))
+    }
+
+    fn realloc(&mut self, number: usize, pages: u64) -> Result<Option<Gva>, Defect> {
+        let gva = self.blocks[number].gva;
+        let have = self.blocks[number].stamps.len() as u64;
+        let available = self.available();
+        match self.umpa.userpage_realloc(gva, pages * PAGE_BYTES) {
+            Ok(moved) => {
+                let usable = self.usable(moved)?;
+                expect("usable pages", &usable, |&usable| usable == pages)?;
+                let mut block = self.blocks.swap_remove(number);
+                if moved != gva {
+                    self.bury(&block, 0, true);
+                    block.gva = moved;
+                } else {
+                    self.bury(&block, pages as usize, false);
+                }
+                block.reserved_pages = block.reserved_pages.max(pages);
+                block.stamps.resize(pages as usize, None);
+                for at in have..pages {
+                    self.stamp(&mut block, at)?;
+                }
+                self.blocks.push(block);
+                Ok(Some(moved))
+            }
+            Err(BlockError::Alloc(error)) => {
+                self.refused(error, pages.saturating_sub(have), available)?;
+                expect("usable pages after a refusal", &self.usable(gva)?, |&usable| usable == have)?;
+                Ok(Some(gva))
+            }
+            Err(error) => Err(Defect::Unexpected { what: "realloc", got: format!("{error:?}") }),
+        }
+    }
+
+    fn commit(&mut self, number: usize, at: u64, pages: u64) -> Result<Option<Gva>, Defect> {
+        let (gva, at, pages) = self.range(number, at, pages);
+        let direct = !in_window(gva);
+        let block = &self.blocks[number];
+        let backed = |page: u64| block.stamps.get(page as usize).is_some_and(Option::is_some);
+        let holes: Vec<u64> = (at..at + pages).filter(|&page| !backed(page)).collect();
+        let available = self.available();
+        let from = Gva::new(gva.get() + at * PAGE_BYTES);
+        match self.umpa.userpage_commit(from, pages * PAGE_BYTES) {
+            Ok(added) => {
+                expect("committed", &added, |&added| added == holes.len() as u64)?;
+                let mut block = self.blocks.swap_remove(number);
+                let len = block.stamps.len().max((at + pages) as usize);
+                block.stamps.resize(len, None);
+                for page in holes {
+                    self.stamp(&mut block, page)?;
+                }
+                self.blocks.push(block);
+                Ok(Some(gva))
+            }
+            Err(BlockError::Alloc(error)) => {
+                let wanted = holes.len() as u64;
+                self.refused(error, wanted, available)?;
+                Ok(Some(gva))
+            }
+            Err(BlockError::NotABlock { .. }) if direct && at > 0 => Ok(None),
+            Err(error) => Err(Defect::Unexpected { what: "commit", got: format!("{error:?}") }),
+        }
+    }
+
+    fn release(&mut self, number: usize, at: u64, pages: u64) -> Result<Option<Gva>, Defect> {
+        let (gva, at, pages) = self.range(number, at, pages);
+        let from = Gva::new(gva.get() + at * PAGE_BYTES);
+        let available = self.available();
+        let freed = match self.umpa.userpage_release(from, pages * PAGE_BYTES) {
+            Ok(freed) => freed,
+            Err(BlockError::NotABlock { .. }) if !in_window(gva) && at > 0 => return Ok(None),
+            Err(BlockError::Alloc(error)) => {
+                self.refused(error, 0, available)?;
+                return Ok(Some(gva));
+            }
+            Err(error) => return Err(Defect::Unexpected { what: "release", got: format!("{error:?}") }),
+        };
+        let block = &mut self.blocks[number];
+        let mut expected = 0;
+        if in_window(gva) {
+            for stamp in block.stamps.iter_mut().skip(at as usize).take(pages as usize) {
+                expected += u64::from(stamp.take().is_some());
+            }
+        }
+        expect("released", &freed, |&freed| freed == expected)?;
+        Ok(Some(gva))
+    }
+
+    /// A range in the block (in its reservation, for a window).
+    fn range(&self, number: usize, at: u64, pages: u64) -> (Gva, u64, u64) {
+        let block = &self.blocks[number];
+        let len = block.stamps.len() as u64;
+        let len = if in_window(block.gva) { block.reserved_pages.max(len) } else { len };
+        let at = at % len;
+        (block.gva, at, pages.clamp(1, len - at))
+    }
+
+    fn free_foreign(&mut self, seed: u64) -> Result<Option<Gva>, Defect> {
+        let page = |gva: u64| Gva::new(gva & !(PAGE_BYTES - 1));
+        let gva = match seed % 6 {
+            0 => page(BLOCKS_GVA.get() + seed % BLOCKS_BYTES),
+            1 => page(umpa_abi::layout::direct(FRAMES.start()).get() + seed % (1 << 24)),
+            2 => Gva::new(seed),
+            3 => self.dead.keys().nth(seed as usize % self.dead.len().max(1)).map_or(page(0), |p| p.start()),
+            _ => match self.blocks.get(seed as usize / 6 % self.len().max(1)) {
+                Some(block) => Gva::new(block.gva.get() + 1 + seed % (3 * PAGE_BYTES)),
+                None => page(seed),
+            },
+        };
+        if self.blocks.iter().any(|block| block.gva == gva) {
+            return Ok(None);
+        }
+        let missing = BlockError::NotABlock { gva };
+        expect("foreign free", &self.umpa.userpage_free(gva), |done| *done == Err(missing))?;
+        expect("foreign realloc", &self.umpa.userpage_realloc(gva, 1), |done| *done == Err(missing))?;
+        expect("foreign size", &self.umpa.usable_bytes(gva), |done| *done == Err(missing))?;
+        Ok(None)
+    }
+
+    /// An allocation of `wanted` frames was refused while `available` could be had.
+    fn refused(&mut self, error: AllocError, wanted: u64, available: u64) -> Result<(), Defect> {
+        match error {
+            AllocError::OutOfFrames { .. } if wanted > available => self.out_of_frames += 1,
+            AllocError::Tables(_) | AllocError::Space(_) if self.setup.few_tables => self.out_of_tables += 1,
+            _ => return Err(Defect::RefusedAlthoughPossible { error, wanted, available }),
+        }
+        Ok(())
+    }
+
+    fn usable(&self, gva: Gva) -> Result<u64, Defect> {
+        match self.umpa.usable_bytes(gva) {
+            Ok(bytes) => Ok(bytes / PAGE_BYTES),
+            Err(error) => Err(Defect::Unexpected { what: "usable_bytes", got: format!("{error:?}") }),
+        }
+    }
+
+    /// Writes a new stamp into a page that the block just got.
+    fn stamp(&mut self, block: &mut Block, at: u64) -> Result<(), Defect> {
+        self.next_stamp += 1;
+        let gva = Gva::new(block.gva.get() + at * PAGE_BYTES);
+        let stamp = self.next_stamp;
+        let written = self.umpa.machine_mut().access(gva, Access::Write(stamp));
+        written.map_err(|fault| Defect::Access { gva, fault })?;
+        block.stamps[at as usize] = Some(stamp);
+        Ok(())
+    }
+
+    /// The block's pages from `at` on are nobody's now.
+    fn bury(&mut self, block: &Block, at: usize, moved: bool) {
+        if in_window(block.gva) {
+            let first = block.gva.containing();
+            let pages = block.stamps.iter().enumerate().skip(at);
+            self.dead.extend(pages.map(|(at, stamp)| (first.offset(at as u64), stamp.filter(|_| moved))));
+        }
+        while self.dead.len() > 64 {
+            let some = self.dead.keys().nth(self.steps % 64).copied();
+            self.dead.remove(&some.unwrap_or_default());
+        }
+    }
+
+    /// Everything that must hold after a step.
+    fn verify(&mut self, touched: Option<Gva>) -> Result<(), Defect> {
+        let mut owners: BTreeMap<Frame, Gva> = BTreeMap::new();
+        let mut block_frames = 0;
+        for block in &self.blocks {
+            for (at, stamp) in block.stamps.iter().enumerate() {
+                block_frames += u64::from(stamp.is_some());
+                let gva = Gva::new(block.gva.get() + at as u64 * PAGE_BYTES);
+                let look = Some(block.gva) == touched || (at + self.steps).is_multiple_of(self.setup.stride);
+                let Some(expected) = *stamp else { continue };
+                let Some(mapped) = self.umpa.machine_mut().tree_frame(gva.containing()) else {
+                    let fault = Fault::Absent { page: gva.containing() };
+                    return Err(Defect::Access { gva, fault });
+                };
+                if owners.insert(mapped, block.gva).is_some() {
+                    return Err(Defect::SharedFrame { gva, frame: mapped });
+                }
+                if !look {
+                    continue;
+                }
+                let found = self.umpa.machine_mut().access(gva, Access::Read);
+                let found = found.map_err(|fault| Defect::Access { gva, fault })?;
+                if found != expected {
+                    return Err(Defect::Content { gva, expected, found });
+                }
+            }
+        }
+        self.verify_dead(&owners)?;
+        self.umpa.check(block_frames);
+        let arena = self.umpa.tables().arena();
+        let counted = arena.used_tables() + arena.free_tables() + arena.stale_tables();
+        expect("tables", &counted, |&tables| tables == arena.frames())
+    }
+
+    /// No address that isn't a block's reaches a block's frame, through whatever is still cached.
+    fn verify_dead(&mut self, owners: &BTreeMap<Frame, Gva>) -> Result<(), Defect> {
+        let live: BTreeSet<Page> = self.blocks.iter().flat_map(Block::backed).collect();
+        let holes = self.blocks.iter().flat_map(Block::holes);
+        let dead =
+            self.dead.iter().map(|(&page, &stamp)| (page, stamp)).chain(holes.map(|page| (page, None)));
+        let dead: Vec<_> = dead.filter(|(page, _)| !live.contains(page)).collect();
+        for (page, moved) in dead {
+            let machine = self.umpa.machine_mut();
+            for found in machine.translations(page) {
+                let gva = page.start();
+                let found = found.map_err(|fault| Defect::Access { gva, fault })?;
+                let Some(frame) = found.map(Mapped::frame).filter(|frame| owners.contains_key(frame)) else {
+                    continue;
+                };
+                if moved != Some(machine.ledger.stamp(frame)) {
+                    return Err(Defect::ForeignFrame { gva, frame });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything; then all frames can be had at once, and given back.
+    pub(crate) fn finish(&mut self) -> Result<(), Defect> {
+        while !self.blocks.is_empty() {
+            self.step(&Step::Free { block: 0 })?;
+        }
+        let all = self.available();
+        if all > 0 && !self.setup.few_tables {
+            let touched = self.apply(&Step::Malloc { pages: all })?;
+            self.verify(touched)?;
+            expect("a block of everything", &self.len(), |&len| len == 1)?;
+            let block = self.blocks[0].clone();
+            for at in 0..block.stamps.len() {
+                let gva = Gva::new(block.gva.get() + at as u64 * PAGE_BYTES);
+                let found = self.umpa.machine_mut().access(gva, Access::Read);
+                found.map_err(|fault| Defect::Access { gva, fault })?;
+            }
+            self.step(&Step::Free { block: 0 })?;
+        }
+        Ok(())
+    }
+}
+
+impl Block {
+    fn backed(&self) -> impl Iterator<Item = Page> {
+        let first = self.gva.containing();
+        let backed = self.stamps.iter().enumerate().filter(|(_, stamp)| stamp.is_some());
+        backed.map(move |(at, _)| first.offset(at as u64))
+    }
+
+    fn holes(&self) -> impl Iterator<Item = Page> {
+        let first = self.gva.containing();
+        let holes = self.stamps.iter().enumerate().filter(|(_, stamp)| stamp.is_none());
+        holes.map(move |(at, _)| first.offset(at as u64))
+    }
+}
+
+fn in_window(gva: Gva) -> bool {
+    gva >= BLOCKS_GVA && gva.get() - BLOCKS_GVA.get() < BLOCKS_BYTES
+}
+
+fn expect<T: core::fmt::Debug>(
+    what: &'static str,
+    got: &T,
+    good: impl FnOnce(&T) -> bool,
+) -> Result<(), Defect> {
+    if good(got) { Ok(()) } else { Err(Defect::Unexpected { what, got: format!("{got:?}") }) }
+}

@@ -1,0 +1,6 @@
+//! What the simulated machine must show after each step, kept in the simplest way.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub(crate) mod blocks;
+pub(crate) mod mappings;

@@ -1,0 +1,135 @@
+//! The processor's walk, and a reader of whole trees that shares no code with `umpa`.
+
+use super::{Fault, Machine};
+use std::collections::BTreeSet;
+use umpa::hardware::TableMemory;
+use umpa_abi::addr::{Frame, Gva, Page};
+use umpa_abi::paging::{self, ENTRIES};
+
+/// What a page maps to: the frame's address and the flags that matter to an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped(pub(crate) u64);
+
+impl Mapped {
+    const BITS: u64 = paging::WRITABLE | paging::USER | paging::NO_EXECUTE;
+
+    /// The translation that a leaf gives its first page.
+    pub(crate) fn of(entry: u64) -> Self {
+        Self(entry & (paging::ADDRESS | Self::BITS))
+    }
+
+    /// The frame.
+    pub(crate) fn frame(self) -> Frame {
+        paging::address(self.0).containing()
+    }
+
+    /// The flags.
+    pub(crate) fn bits(self) -> u64 {
+        self.0 & Self::BITS
+    }
+
+    /// The translation `pages` further on in the same leaf.
+    pub(crate) fn offset(self, pages: u64) -> Self {
+        Self(self.0 + (pages << 12))
+    }
+}
+
+/// All that hangs below the root.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tree {
+    /// Leaves in order: first page, pages, what the first maps to.
+    pub(crate) leaves: Vec<(u64, u64, Mapped)>,
+    /// Tables, the root included.
+    pub(crate) tables: BTreeSet<Frame>,
+    /// Tables without any entry.
+    pub(crate) empty: u64,
+}
+
+impl Tree {
+    /// The leaves, joined where pages, frames and flags go on.
+    pub(crate) fn joined(&self) -> Vec<(u64, u64, Mapped)> {
+        let mut joined: Vec<(u64, u64, Mapped)> = Vec::new();
+        for &(page, pages, mapped) in &self.leaves {
+            match joined.last_mut() {
+                Some(last) if last.0 + last.1 == page && last.2.offset(last.1) == mapped => last.1 += pages,
+                _ => joined.push((page, pages, mapped)),
+            }
+        }
+        joined
+    }
+}
+
+impl Machine {
+    /// Walks from the `table` at `level`; caches what it passes. Each table goes through the second
+    /// level.
+    pub(super) fn walk(&mut self, page: Page, level: u32, table: Frame) -> Result<Option<Mapped>, Fault> {
+        let mut table = table;
+        for level in (1..=level).rev() {
+            if !self.is_table(table) && !self.ledger.is_granted(table) {
+                let gva = Gva::new(page.get() << 12);
+                return Err(Fault::Violation { gpa: table.start(), gva });
+            }
+            self.counts.walk_steps += 1;
+            let entry = self.read(table, paging::index(page.start(), level));
+            if entry & paging::PRESENT == 0 {
+                return Ok(None);
+            }
+            if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
+                let first = Mapped::of(entry);
+                self.tlb.add_leaf(page, level, first);
+                return Ok(Some(first.offset(page.get() % (1 << (9 * (level - 1))))));
+            }
+            table = paging::address(entry).containing();
+            self.tlb.add_link(page, level, table);
+        }
+        unreachable!("level 1 has no links")
+    }
+
+    /// The frame that the tables map the page to, without a look at any cache.
+    pub(crate) fn tree_frame(&self, page: Page) -> Option<Frame> {
+        let mut table = self.root();
+        for level in (1..=paging::LEVELS).rev() {
+            let entry = self.read(table, paging::index(page.start(), level));
+            if entry & paging::PRESENT == 0 {
+                return None;
+            }
+            let below = paging::address(entry).containing();
+            if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
+                return Some(below.offset(page.get() % (1 << (9 * (level - 1)))));
+            }
+            table = below;
+        }
+        None
+    }
+
+    /// The whole tree below the root. Asserts that each table is linked once and that entries that
+    /// aren't present are zero.
+    pub(crate) fn tree(&self) -> Tree {
+        let mut tree = Tree::default();
+        self.collect(self.root(), paging::LEVELS, 0, &mut tree);
+        tree
+    }
+
+    fn collect(&self, table: Frame, level: u32, page: u64, tree: &mut Tree) {
+        assert!(tree.tables.insert(table), "table {table} is linked twice");
+        let span = 1u64 << (9 * (level - 1));
+        let mut used = false;
+        for index in 0..ENTRIES {
+            let entry = self.read(table, index);
+            if entry & paging::PRESENT == 0 {
+                assert_eq!(entry, 0, "entry {index} of {table}");
+                continue;
+            }
+            used = true;
+            let page = page + index as u64 * span;
+            if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
+                let first = Mapped::of(entry);
+                assert_eq!(first.frame().get() % span, 0, "misaligned leaf for page {page:#x}");
+                tree.leaves.push((page, span, first));
+            } else {
+                self.collect(paging::address(entry).containing(), level - 1, page, tree);
+            }
+        }
+        tree.empty += u64::from(!used);
+    }
+}
