@@ -1,14 +1,18 @@
 //! The result on a terminal: plain aligned text, every bin and every series, losing ones included.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::BASELINE;
 use crate::record::{Bin, Record, Series};
 use crate::targets::{self, JUDGED_OPS, JUDGED_WARMUP_OPS, size};
 
-/// A line of a table that isn't a bin's: name and cell width follow from the longest series' name.
+/// Least width of a number of cycles.
 const CELL: usize = 9;
+/// Width of the ratio behind it.
 const RATIO: usize = 7;
+/// Width of a counter.
+const COUNT: usize = 12;
 
 /// The whole text, ended by a newline.
 #[must_use]
@@ -106,13 +110,30 @@ fn counts(text: &mut String, record: &Record) {
     let _ = writeln!(text, "in each of: {}; every byte read back as written", names.join(", "));
 }
 
+/// One row for each counter, one column for each guest.
 fn counters(text: &mut String, record: &Record) {
-    for series in &record.series {
-        let Some(counters) = &series.counters else { continue };
-        let counts: Vec<_> = counters.counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        let _ =
-            writeln!(text, "{}, {} allocations: {}", series.name, counters.allocations, counts.join(", "));
+    let guests: Vec<_> =
+        record.series.iter().filter_map(|series| Some((series, series.counters.as_ref()?))).collect();
+    let names: BTreeSet<&String> = guests.iter().flat_map(|(_, counters)| counters.counts.keys()).collect();
+    if names.is_empty() {
+        return;
     }
+    let _ = write!(text, "\n{:<24}", "counted while measuring");
+    for (series, _) in &guests {
+        let _ = write!(text, "  {:>COUNT$}", series.name);
+    }
+    let _ = write!(text, "\n{:<24}", "allocations");
+    for (_, counters) in &guests {
+        let _ = write!(text, "  {:>COUNT$}", counters.allocations);
+    }
+    for name in names {
+        let _ = write!(text, "\n{name:<24}");
+        for (_, counters) in &guests {
+            let count = counters.counts.get(name).map_or_else(|| "-".to_owned(), u64::to_string);
+            let _ = write!(text, "  {count:>COUNT$}");
+        }
+    }
+    let _ = writeln!(text);
 }
 
 fn verdicts(text: &mut String, record: &Record) {
@@ -181,7 +202,12 @@ mod tests {
             "fig7: mode shadow, kvm_pvm, a processor, kernel 6.1, TSC 2.60 GHz\n4000 operations"
         ));
         assert!(text.contains("   4 MiB   3998   3070464       30.2    44x       1,332\n"), "{text}");
-        assert!(text.contains("umpa, 4000 allocations: 0 exits, 0 flushes, 77 stores\n"), "{text}");
+        assert!(
+            text.contains(
+                "\nallocations                       4000\nexits                                0\n"
+            ),
+            "{text}"
+        );
         assert!(
             text.contains("  met     umpa: traversal per page at most 60 cycles: 30.0 (bin 4 MiB)\n"),
             "{text}"

@@ -3,6 +3,8 @@
 //! The numbers are ratios within one run and hold for MMU mode `shadow`; a record of another mode is
 //! judged by them too and says its mode.
 
+use umpa_abi::addr::PAGE_BYTES;
+
 use crate::BASELINE;
 use crate::record::{Bin, EXITS, Record};
 
@@ -74,6 +76,9 @@ pub const COUNTER_TARGETS: [(&str, &str, f64); 6] = [
     ("umpa-remap", "flushes", 0.01),
 ];
 
+/// The target for memory: `umpa`'s tables and bookkeeping, as a fraction of its frames.
+pub const OVERHEAD_TARGET: f64 = 0.005;
+
 /// What became of a target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -97,7 +102,19 @@ pub fn judge(record: &Record) -> Vec<Verdict> {
             met: per_allocation <= most,
         })
     });
-    times.chain(counters).collect()
+    times.chain(counters).chain(judge_overhead(record)).collect()
+}
+
+fn judge_overhead(record: &Record) -> Option<Verdict> {
+    let counts = &record.series("umpa")?.counters.as_ref()?.counts;
+    let own_bytes = counts.get("table_bytes")? + counts.get("bookkeeping_bytes")?;
+    let frames_bytes = counts.get("frames_granted")? * PAGE_BYTES;
+    let fraction = own_bytes as f64 / frames_bytes as f64;
+    Some(Verdict {
+        target: format!("umpa: tables and bookkeeping at most {} % of the frames", OVERHEAD_TARGET * 100.0),
+        found: format!("{:.2} % ({} KiB for {} MiB)", fraction * 100.0, own_bytes >> 10, frames_bytes >> 20),
+        met: fraction <= OVERHEAD_TARGET,
+    })
 }
 
 fn judge_time(record: &Record, target: &Target) -> Option<Verdict> {
@@ -203,6 +220,16 @@ mod tests {
             [false, false, true, true, true, true]
         );
         assert_eq!(verdicts[0].found, "11.00x: 1650 (bin 8 KiB, only 2 operations) to 150 (bin 4 MiB)");
+    }
+
+    #[test]
+    fn overhead_is_a_fraction_of_the_frames() {
+        let mut record = record(false);
+        let counts = &mut record.series[0].counters.as_mut().unwrap().counts;
+        let values = [("table_bytes", 3 << 20), ("bookkeeping_bytes", 2 << 20), ("frames_granted", 262_144)];
+        counts.extend(values.map(|(name, value)| (name.to_owned(), value)));
+        let verdict = judge(&record).pop().unwrap();
+        assert_eq!((verdict.found.as_str(), verdict.met), ("0.49 % (5120 KiB for 1024 MiB)", true));
     }
 
     #[test]
