@@ -16,6 +16,9 @@
 //! A stale slot isn't given out before a flush ([`FlushedAll`]). Slots are reused last in, first out,
 //! so that their tables are reused too.
 //!
+//! A live window may lose some of its pages. Until the next flush, its record tells so (the number of
+//! flushes before, [`AddressSpace::mark_stale`]): to map other frames there takes a flush first.
+//!
 //! Bookkeeping is one 8-byte record for each slot ever used, in sparse arrays made of frames of the
 //! table arena: 512 records a frame.
 
@@ -108,7 +111,8 @@ const LINK_BITS: u32 = 30;
 const NONE: u32 = (1 << LINK_BITS) - 1;
 const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < NONE as u64);
 
-/// A slot's record: kind (2 bits), pages (32 bits), link (30 bits).
+/// A slot's record: kind (2 bits), pages (32 bits), link (30 bits). A live slot is in no list: its link
+/// is the number of flushes when a page of it was unmapped last, modulo [`NONE`], or `NONE`.
 #[derive(Clone, Copy)]
 struct Record(u64);
 
@@ -288,7 +292,28 @@ impl AddressSpace {
         slot: Slot,
         pages: u64,
     ) {
-        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, NONE));
+        let link = self.classes[slot.class()].records.get(memory, slot).link();
+        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, link));
+    }
+
+    /// Records that pages of a live window were unmapped after flush number `settled`.
+    pub fn mark_stale(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        settled: u64,
+    ) {
+        if let State::Live { pages } = self.state(memory, slot) {
+            let link = (settled % u64::from(NONE)) as u32;
+            self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, link));
+        }
+    }
+
+    /// True when pages of a live window were unmapped and `settled` is still the number of flushes.
+    pub fn is_stale(&self, memory: &impl TableMemory, slot: Slot, settled: u64) -> bool {
+        let link = self.classes[slot.class()].records.get(memory, slot).link();
+        u64::from(link) == settled % u64::from(NONE)
     }
 
     /// Ends a live window whose pages are unmapped; its addresses wait for a flush.

@@ -49,7 +49,7 @@ impl<M: Machine> Umpa<'_, M> {
                 Some((mapped, _)) => mapped.get() - from.get(),
                 None => pages - at,
             };
-            self.map_new(from, hole)?;
+            self.map_more(slot, from, hole)?;
             at += hole;
         }
         let end = page.get() + pages - slot.page().get();
@@ -66,8 +66,8 @@ impl<M: Machine> Umpa<'_, M> {
     /// # Errors
     /// [`BlockError`].
     pub fn userpage_release(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
-        let Some((_, _, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
-        let frames = self.unmap_to_quarantine(page, pages);
+        let Some((slot, _, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
+        let frames = self.unmap_part(slot, page, pages);
         if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
             self.settle();
         }
@@ -146,9 +146,9 @@ impl<M: Machine> Umpa<'_, M> {
         let page = slot.page();
         if pages <= slot.pages() {
             if pages < have {
-                self.unmap_to_quarantine(page.offset(pages), have - pages);
+                self.unmap_part(slot, page.offset(pages), have - pages);
             } else if pages > have {
-                self.map_new(page.offset(have), pages - have)?;
+                self.map_more(slot, page.offset(have), pages - have)?;
             }
             self.space.set_pages(&mut self.machine, self.tables.arena_mut(), slot, pages);
             self.stats.resized_in_place += 1;

@@ -55,6 +55,30 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(())
     }
 
+    /// [`Self::map_new`] in a live window: where pages of it were unmapped since the last flush, that
+    /// flush comes first, as cached translations would lead to the frames from before.
+    pub(super) fn map_more(&mut self, slot: Slot, page: Page, pages: u64) -> Result<(), AllocError> {
+        if self.space.is_stale(&self.machine, slot, self.owed.settled()) {
+            self.settle();
+        }
+        let mapped = self.map_new(page, pages);
+        if mapped.is_err() {
+            self.mark_stale(slot);
+        }
+        mapped
+    }
+
+    /// Unmaps pages of a window that lives on.
+    pub(super) fn unmap_part(&mut self, slot: Slot, page: Page, pages: u64) -> u64 {
+        self.mark_stale(slot);
+        self.unmap_to_quarantine(page, pages)
+    }
+
+    fn mark_stale(&mut self, slot: Slot) {
+        let settled = self.owed.settled();
+        self.space.mark_stale(&mut self.machine, self.tables.arena_mut(), slot, settled);
+    }
+
     /// Maps one run; tables that wait for a flush are flushed for when there are no others. On an
     /// error the run is free again.
     pub(super) fn map_run(&mut self, page: Page, run: OwnedRun) -> Result<(), AllocError> {
@@ -104,8 +128,11 @@ impl<M: Machine> Umpa<'_, M> {
         self.frames.quarantined_frames() - before
     }
 
-    /// True when every page of the window is mapped.
+    /// True when every page of the window is mapped, and no address in it waits for a flush.
     pub(super) fn is_whole(&self, slot: Slot, pages: u64) -> bool {
+        if self.space.is_stale(&self.machine, slot, self.owed.settled()) {
+            return false;
+        }
         let mut mapped = 0;
         let _ = self.tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
             mapped += leaf.pages;
