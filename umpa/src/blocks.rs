@@ -28,7 +28,7 @@ use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::space::{AddressSpace, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
-use umpa_abi::exchange::Policy;
+use umpa_abi::exchange::{Policy, Shortfall};
 use umpa_abi::layout::{self, DIRECT_GVA};
 
 /// The machine below: all three traits in one value.
@@ -216,10 +216,23 @@ impl<'a, M: Machine> Umpa<'a, M> {
     }
 
     /// Asks the hypervisor for `frames` frames, in pages as large as possible, before they are needed.
+    /// What it doesn't have in large pages comes in smaller ones.
     pub fn preload(&mut self, frames: u64) -> Moved {
-        let [small, medium, large] = PageSize::ALL.map(PageSize::frames);
-        let want = [frames % medium / small, frames % large / medium, frames / large];
-        self.frames.refill(&mut self.machine, want, Policy::Partial)
+        let mut moved = Moved { frames: 0, shortfall: Shortfall::None };
+        let mut sizes = PageSize::ALL.into_iter().rev();
+        let mut largest = sizes.next();
+        while let Some(size) = largest
+            && moved.frames < frames
+        {
+            let want = pages_by_size(frames - moved.frames, size);
+            let came = self.frames.refill(&mut self.machine, want, Policy::Partial);
+            moved = Moved { frames: moved.frames + came.frames, shortfall: came.shortfall };
+            // A reply that was full leaves frames of this size to ask for.
+            if came.shortfall != Shortfall::ReplyFull || came.frames == 0 {
+                largest = sizes.next();
+            }
+        }
+        moved
     }
 
     /// Gives up to `frames` free frames back to the hypervisor.
@@ -391,6 +404,17 @@ impl<'a, M: Machine> Umpa<'a, M> {
 /// tables for `frames / 256` always suffice.
 const fn capacity(pages: u64) -> u64 {
     if pages < window::TABLE_PAGES / 2 { pages } else { pages.saturating_mul(2) }
+}
+
+/// `frames` as pages of 4 KiB, 2 MiB and 1 GiB, none larger than `largest`.
+fn pages_by_size(frames: u64, largest: PageSize) -> [u64; 3] {
+    let mut left = frames;
+    let mut pages = [0; 3];
+    for size in PageSize::ALL.into_iter().rev().filter(|&size| size <= largest) {
+        pages[size as usize] = left / size.frames();
+        left %= size.frames();
+    }
+    pages
 }
 
 /// Pages that hold `bytes`.

@@ -3,7 +3,7 @@
 mod model;
 mod simulated;
 
-use model::blocks::{Setup, Step, World};
+use model::blocks::{Defect, Setup, Step, World};
 use proptest::prelude::*;
 use umpa::blocks::{Config, Placement};
 use umpa::tables::Reach;
@@ -79,4 +79,74 @@ proptest! {
         let done = world.finish();
         prop_assert!(done.is_ok(), "at the end: {:?}", done);
     }
+}
+
+/// Frames enough, nothing special.
+fn plain(frames: u64, placement: Placement) -> Setup {
+    Setup {
+        frames,
+        tables: Setup::tables_for(frames),
+        config: Config { placement, ..Config::default() },
+        exists: u64::MAX,
+        extents_max: 4000,
+        few_tables: false,
+        speculate: true,
+        stride: 1,
+    }
+}
+
+fn run(setup: &Setup, steps: &[Step]) -> Result<(), Defect> {
+    let (mut tags, mut links) = setup.bookkeeping();
+    let mut world = World::new(setup, &mut tags, &mut links);
+    steps.iter().try_for_each(|step| world.step(step))?;
+    world.finish()
+}
+
+#[test]
+fn a_window_grows_where_it_shrank() {
+    let steps = [
+        Step::Preload { frames: 32 },
+        Step::Malloc { pages: 4 },
+        Step::Realloc { block: 0, pages: 1 },
+        Step::Realloc { block: 0, pages: 4 },
+    ];
+    run(&plain(32, Placement::Remap), &steps).unwrap();
+}
+
+#[test]
+fn released_pages_are_committed_again() {
+    let steps = [
+        Step::Preload { frames: 32 },
+        Step::Malloc { pages: 4 },
+        Step::Release { block: 0, at: 1, pages: 2 },
+        Step::Commit { block: 0, at: 0, pages: 4 },
+    ];
+    run(&plain(32, Placement::Remap), &steps).unwrap();
+}
+
+/// The same when the window was freed, kept and found again in between.
+#[test]
+fn a_retained_window_grows_where_it_shrank() {
+    let steps = [
+        Step::Preload { frames: 34 },
+        Step::Reserve { pages: 8 },
+        Step::Commit { block: 0, at: 0, pages: 8 },
+        // 6 frames are left, so that the next block of 7 comes from what is retained.
+        Step::Malloc { pages: 20 },
+        Step::Realloc { block: 0, pages: 7 },
+        Step::Free { block: 1 },
+        Step::Malloc { pages: 7 },
+        Step::Realloc { block: 1, pages: 8 },
+    ];
+    run(&plain(34, Placement::Ladder), &steps).unwrap();
+}
+
+#[test]
+fn a_refill_takes_what_there_is() {
+    // Every other frame exists: no two are contiguous.
+    let setup = Setup { exists: 0x5555_5555_5555_5555, ..plain(2048, Placement::Ladder) };
+    run(&setup, &[Step::Malloc { pages: 600 }]).unwrap();
+    // A reply holds few extents.
+    let setup = Setup { exists: 0x5555_5555_5555_5555, extents_max: 3, ..plain(64, Placement::Ladder) };
+    run(&setup, &[Step::Malloc { pages: 20 }]).unwrap();
 }

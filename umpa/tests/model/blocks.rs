@@ -68,7 +68,7 @@ pub(crate) enum Defect {
 struct Block {
     gva: Gva,
     stamps: Vec<Option<u64>>,
-    /// Made by `userpage_malloc` and only resized since: never without tables if these suffice.
+    /// Addresses that are the block's at least.
     reserved_pages: u64,
 }
 
@@ -276,6 +276,7 @@ impl<'a> World<'a> {
                 if moved != gva {
                     self.bury(&block, 0, true);
                     block.gva = moved;
+                    block.reserved_pages = pages;
                 } else {
                     self.bury(&block, pages as usize, false);
                 }
