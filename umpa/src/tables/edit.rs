@@ -103,6 +103,26 @@ impl PageTables<'_> {
         Ok(owe(page, if mapped == 0 { 0 } else { pages }))
     }
 
+    /// Takes away every leaf that maps a page of the range, whole: the counterpart of
+    /// [`Self::map_cover`]. `sink` gets the frames of the range only. Needs no table, so it can't fail.
+    ///
+    /// # Errors
+    /// [`TableError::BadRange`].
+    pub fn unmap_cover(
+        &mut self,
+        memory: &mut impl TableMemory,
+        page: Page,
+        pages: u64,
+        sink: &mut dyn FnMut(StaleRun),
+    ) -> Result<Flush, TableError> {
+        check_range(page, pages)?;
+        let mut joiner = Joiner { run: None, pages: 0, sink };
+        self.clear(memory, self.root, LEVELS, page.get(), pages, &mut joiner);
+        let mapped = joiner.finish();
+        let (first, cover) = covered(page.get(), pages);
+        Ok(owe(Page::new(first), if mapped == 0 { 0 } else { cover }))
+    }
+
     /// Gives all leaves in the range these flags; holes are allowed.
     ///
     /// # Errors
@@ -148,6 +168,11 @@ impl PageTables<'_> {
         found.break_value()
     }
 
+    /// Tables that the absent parts of the range need, if they are mapped by the smallest leaves.
+    pub fn missing_tables(&self, memory: &impl TableMemory, page: Page, pages: u64) -> u64 {
+        missing_under(memory, Some(self.root), LEVELS, page.get(), pages)
+    }
+
     pub(super) fn map_run(
         &mut self,
         memory: &mut impl TableMemory,
@@ -160,6 +185,36 @@ impl PageTables<'_> {
         self.prepare(memory, self.root, LEVELS, piece, job)?;
         self.fill(memory, self.root, LEVELS, piece, job);
         Ok(())
+    }
+
+    /// Maps the frames of `run` at `page` and on with 2 MiB leaves that may show more than the run at
+    /// both ends: whatever frames lie around it, at addresses around the range. Those addresses are
+    /// then taken, without being anybody's. `page` is congruent to the run's first frame modulo 2 MiB.
+    ///
+    /// That gives nothing away: all frames are visible in the direct map anyway. It costs one store for
+    /// each 2 MiB begun, wherever the run lies and however short it is.
+    ///
+    /// # Errors
+    /// [`TableError::BadRange`] when `page` and frame aren't congruent, those of [`Self::map`]; and the
+    /// run.
+    pub fn map_cover(
+        &mut self,
+        memory: &mut impl TableMemory,
+        page: Page,
+        run: OwnedRun,
+        flags: EntryFlags,
+    ) -> Result<(), (TableError, OwnedRun)> {
+        let (first, pages) = covered(page.get(), run.frames());
+        let before = page.get() - first;
+        let cover = Run::new(Frame::new(run.first().get().saturating_sub(before)), pages);
+        if !cover.first().is_aligned(PageSize::Size2M) || run.first().get() < before {
+            return Err((TableError::BadRange { page, pages: run.frames() }, run));
+        }
+        let job = Map { flags, largest: PageSize::Size2M };
+        match self.map_run(memory, Page::new(first), &cover, job) {
+            Ok(()) => Ok(()),
+            Err(error) => Err((error, run)),
+        }
     }
 
     /// Makes the tables that `piece` needs, and refuses when one of its pages is mapped.
@@ -280,9 +335,8 @@ impl PageTables<'_> {
         for_each_entry(level, page, pages, |index, page, pages| {
             let entry = read(memory, table, index);
             if entry.is_leaf(level) {
-                debug_assert_eq!(pages, span_pages(level), "the ends were split");
                 self.write(memory, table, index, Entry::ABSENT);
-                joiner.add(entry.frame(), pages);
+                joiner.add(entry.frame().offset(page % span_pages(level)), pages);
             } else if entry.is_present() {
                 self.clear(memory, entry.frame(), level - 1, page, pages, joiner);
             }
@@ -370,6 +424,28 @@ fn visit<B>(
         }
     });
     flow
+}
+
+fn missing_under(memory: &impl TableMemory, table: Option<Frame>, level: u32, page: u64, pages: u64) -> u64 {
+    let mut missing = 0;
+    if level > 1 {
+        for_each_entry(level, page, pages, |index, page, pages| {
+            let entry = table.map_or(Entry::ABSENT, |table| read(memory, table, index));
+            if !entry.is_leaf(level) {
+                let below = entry.is_present().then(|| entry.frame());
+                missing += u64::from(below.is_none());
+                missing += missing_under(memory, below, level - 1, page, pages);
+            }
+        });
+    }
+    missing
+}
+
+/// First page and pages of the 2 MiB units that the range touches.
+const fn covered(page: u64, pages: u64) -> (u64, u64) {
+    let unit = PageSize::Size2M.frames();
+    let first = page - page % unit;
+    (first, (page + pages).next_multiple_of(unit) - first)
 }
 
 fn is_empty(memory: &impl TableMemory, table: Frame) -> bool {
