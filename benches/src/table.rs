@@ -55,7 +55,7 @@ fn header(text: &mut String, record: &Record) {
     let law = if work.sizes == "log" { "every bin equally likely" } else { "every size equally likely" };
     let _ = writeln!(
         text,
-        "{} operations after {} of warm-up, seed {}; blocks of {} to {} bytes, {law}; ring of {}; at most {} MiB live\n",
+        "{} operations after {} of warm-up, seed {}; blocks of {} to {} bytes, {law}; ring of {}; at most {} MiB live",
         work.ops,
         work.warmup_ops,
         work.seed,
@@ -64,6 +64,15 @@ fn header(text: &mut String, record: &Record) {
         work.ring_blocks,
         work.live_max_bytes >> 20
     );
+    if work.guest_memory_bytes > 0 {
+        let mib = work.guest_memory_bytes >> 20;
+        let _ = writeln!(
+            text,
+            "guests: {mib} MiB of frames each, preloaded; workload at CPL {}",
+            work.guest_ring
+        );
+    }
+    let _ = writeln!(text);
 }
 
 fn bin_of(series: &Series, bin_bytes: u64) -> Option<&Bin> {
