@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Whose nested paging: AMD's NPT in QEMU, or Intel's EPT in Bochs (much slower).
     #[arg(long, value_enum, default_value_t = MmuArg::Npt)]
     mmu: MmuArg,
-    /// Processors of the emulated machine [default: 2 with npt, 1 with ept or --deterministic].
+    /// Processors of the emulated machine [default: 2 with npt, 1 with ept; 1 with npt and --deterministic].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
     /// Memory of the emulated machine, in MiB.
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Give up after this time [default: 600 with npt, 1800 with ept].
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Make every run the same to the instruction, with one processor (ept always does).
+    /// With npt: make every run the same to the instruction, with one processor.
     #[arg(long)]
     deterministic: bool,
     /// Folder of the downloaded kernel [default: $UMPA_EMULATE_CACHE, or ~/.cache/umpa-emulate].

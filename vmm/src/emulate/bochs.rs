@@ -1,7 +1,8 @@
 //! Bochs as an Intel Haswell machine with VMX and EPT.
 //!
-//! Bochs boots what its BIOS can boot: a CD with GRUB, the kernel and the initramfs. It counts instructions and
-//! takes nothing from this machine's clock, so that every run repeats to the instruction.
+//! Bochs boots what its BIOS can boot: a CD with GRUB, the kernel and the initramfs. Its time is the number of
+//! instructions and the CD has the same bytes for the same request, yet runs don't repeat exactly: seconds after
+//! boot they are up to a millisecond of the machine's time apart, for a reason not found yet.
 
 use std::fs;
 use std::path::Path;
@@ -32,12 +33,15 @@ pub(super) fn command(hardware: &Hardware, files: &Files) -> Result<Command, Emu
     let mut command = Command::new(BOCHS);
     command
         .args(["-q", "-f", SETTINGS, "-rc", DEBUGGER_COMMANDS])
+        // Nothing of this environment changes what is emulated.
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("TERM", "xterm")
-        .env_remove("BXSHARE")
         .current_dir(&files.folder);
     Ok(command)
 }
 
+/// `realtime=0`: the VGA's timer is not to follow this machine's clock.
 fn settings(hardware: &Hardware) -> String {
     let Hardware { cpus, memory_mib, .. } = hardware;
     let host_memory_mib = memory_mib.min(&HOST_MEMORY_MIB_MAX);
@@ -46,7 +50,7 @@ fn settings(hardware: &Hardware) -> String {
 display_library: term
 romimage: file={BOCHS_BIOS}
 vgaromimage: file={BOCHS_VGA_BIOS}
-vga: extension=none, update_freq=1
+vga: extension=none, update_freq=1, realtime=0
 cpu: model=corei7_haswell_4770, count=1:{cpus}:1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory_mib}, host={host_memory_mib}
 pci: enabled=1, chipset=i440fx

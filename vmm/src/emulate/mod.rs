@@ -111,7 +111,7 @@ pub struct EmulateOptions {
     pub huge_pages: u32,
     /// How long to wait for the exit code.
     pub timeout: Duration,
-    /// Whether every run is the same to the instruction. Bochs always is; QEMU has one processor then.
+    /// Whether every run is the same to the instruction: QEMU with one processor. Of no effect with Bochs.
     pub deterministic: bool,
     /// The folder of the downloaded kernel; [`kernel::default_cache`] if there is none.
     pub cache: Option<PathBuf>,
