@@ -27,9 +27,10 @@ use crate::hardware::TableMemory;
 use crate::tables::TableArena;
 use umpa_abi::addr::{Frame, Gva, PAGE_SHIFT, Page};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
+use umpa_abi::paging::ENTRIES;
 
-/// log2 of the smallest slot's bytes: 8 KiB.
-pub const SHIFT_MIN: u32 = 13;
+/// log2 of the smallest slot's bytes: one page.
+pub const SHIFT_MIN: u32 = PAGE_SHIFT;
 /// log2 of the largest slot's bytes: 256 GiB.
 pub const SHIFT_MAX: u32 = 38;
 const REGION_SHIFT: u32 = 39;
@@ -202,6 +203,8 @@ struct Class {
     stale_first: u32,
     stale_last: u32,
     retained: u32,
+    /// Slots that are live or retained.
+    used: u32,
 }
 
 /// See the [module](self).
@@ -228,6 +231,7 @@ impl AddressSpace {
             stale_first: NONE,
             stale_last: NONE,
             retained: NONE,
+            used: 0,
         };
         Self { classes: [class; CLASSES], live: 0, retained_pages: 0 }
     }
@@ -275,6 +279,7 @@ impl AddressSpace {
         } else {
             class.free = next;
         }
+        class.used += 1;
         self.live += 1;
         Ok(slot)
     }
@@ -325,6 +330,7 @@ impl AddressSpace {
         if first == NONE {
             class.stale_last = slot.index;
         }
+        class.used -= 1;
         self.live -= 1;
     }
 
@@ -395,6 +401,20 @@ impl AddressSpace {
         }
     }
 
+    /// Gives the frames of the records back, for classes of which no slot is live, retained or stale.
+    /// Linear in those records.
+    pub fn forget_vacant(&mut self, memory: &mut impl TableMemory, arena: &mut TableArena<'_>) {
+        for (number, class) in self.classes.iter_mut().enumerate() {
+            if class.used > 0 || class.stale_first != NONE {
+                continue;
+            }
+            if let Some(root) = class.records.root.take() {
+                forget(memory, arena, root, Records::height(number as u32 + SHIFT_MIN));
+            }
+            (class.fresh, class.free) = (0, NONE);
+        }
+    }
+
     fn head_retained(&self, memory: &impl TableMemory, class: usize) -> Option<(Slot, u64)> {
         let index = self.classes[class].retained;
         if index == NONE {
@@ -432,4 +452,19 @@ impl AddressSpace {
         let set = self.classes[slot.class()].records.set(memory, arena, slot, record);
         debug_assert_eq!(set, Ok(()), "the record of {slot:?} exists");
     }
+}
+
+/// Clears a node of [`Records`] and those below it; they are the arena's again.
+fn forget(memory: &mut impl TableMemory, arena: &mut TableArena<'_>, node: Frame, height: u32) {
+    for index in 0..ENTRIES {
+        let word = memory.read(node, index);
+        if word == 0 {
+            continue;
+        }
+        if height > 1 {
+            forget(memory, arena, Frame::new(word), height - 1);
+        }
+        memory.write(node, index, 0);
+    }
+    arena.put(node);
 }

@@ -5,6 +5,7 @@ mod simulated;
 
 use model::blocks::{Defect, Setup, Step, World};
 use proptest::prelude::*;
+use simulated::TABLES_USED;
 use umpa::blocks::{Config, Placement};
 use umpa::tables::Reach;
 
@@ -149,4 +150,112 @@ fn a_refill_takes_what_there_is() {
     // A reply holds few extents.
     let setup = Setup { exists: 0x5555_5555_5555_5555, extents_max: 3, ..plain(64, Placement::Ladder) };
     run(&setup, &[Step::Malloc { pages: 20 }]).unwrap();
+}
+
+/// Many windows, each kept with its tables after it was freed.
+#[test]
+fn windows_freed_with_few_pages_give_their_tables_back() {
+    let setup = Setup { tables: 40, ..plain(64, Placement::Ladder) };
+    let (mut tags, mut links) = setup.bookkeeping();
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    world.step(&Step::Preload { frames: 64 }).unwrap();
+    for _ in 0..60 {
+        world.step(&Step::Reserve { pages: 512 }).unwrap();
+        world.step(&Step::Commit { block: 0, at: 0, pages: 1 }).unwrap();
+        world.step(&Step::Free { block: 0 }).unwrap();
+    }
+    world.finish().unwrap();
+}
+
+/// There are two slots of 256 GiB.
+#[test]
+fn windows_freed_with_few_pages_give_their_addresses_back() {
+    let setup = plain(64, Placement::Ladder);
+    let (mut tags, mut links) = setup.bookkeeping();
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    world.step(&Step::Preload { frames: 64 }).unwrap();
+    for _ in 0..4 {
+        let gva = world.umpa.userpage_reserve(200 << 30).unwrap();
+        world.umpa.userpage_commit(gva, 4096).unwrap();
+        world.umpa.userpage_free(gva).unwrap();
+    }
+}
+
+/// Blocks of one size take all frames, then blocks of another: the tables of the first must serve.
+#[test]
+fn tables_suffice_for_one_size_after_another() {
+    for placement in [Placement::Remap, Placement::Ladder] {
+        let setup = Setup { stride: 1 << 20, speculate: false, ..plain(40_000, placement) };
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        for pages in [1, 3, 5, 9, 17, 33, 65, 129, 257, 1] {
+            let mut blocks = Vec::new();
+            while world.available() >= pages {
+                let made = world.umpa.userpage_malloc(pages * 4096);
+                blocks.push(made.unwrap_or_else(|error| panic!("{placement:?} {pages}: {error:?}")));
+            }
+            for gva in blocks {
+                world.umpa.userpage_free(gva).unwrap();
+            }
+        }
+    }
+}
+
+/// Blocks that grow into windows use them as densely as others.
+#[test]
+fn tables_suffice_for_blocks_that_grew() {
+    for placement in [Placement::Remap, Placement::Ladder] {
+        let setup = Setup { stride: 1 << 20, speculate: false, ..plain(60_000, placement) };
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        let mut blocks = Vec::new();
+        while world.available() >= 5 {
+            blocks.push(world.umpa.userpage_malloc(3 * 4096).unwrap());
+            if blocks.len() % 5 == 0 {
+                for gva in blocks.iter_mut().rev().take(5) {
+                    *gva = world.umpa.userpage_realloc(*gva, 5 * 4096).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// With a large leaf and no table left to split it, shrinking and releasing are refused.
+#[test]
+fn what_needs_a_table_is_refused_when_there_is_none() {
+    let tables = TABLES_USED + 8;
+    for refused in [Step::Realloc { block: 0, pages: 700 }, Step::Release { block: 0, at: 3, pages: 2 }] {
+        let setup = Setup { tables, few_tables: true, ..plain(2048, Placement::Remap) };
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        world.step(&Step::Preload { frames: 2048 }).unwrap();
+        world.step(&Step::Malloc { pages: 1024 }).unwrap();
+        let mut reserved = 0;
+        while world.out_of_tables == 0 {
+            world.step(&Step::Malloc { pages: 300 - 60 * reserved }).unwrap();
+            reserved += 1;
+        }
+        world.step(&refused).unwrap();
+        world.finish().unwrap();
+    }
+}
+
+/// A commit of two holes where the tables suffice for one only.
+#[test]
+fn a_refused_commit_adds_nothing() {
+    for tables in TABLES_USED..TABLES_USED + 16 {
+        let setup = Setup { tables, few_tables: true, ..plain(64, Placement::Remap) };
+        let steps = [
+            Step::Preload { frames: 64 },
+            Step::Reserve { pages: 4 * 512 },
+            Step::Commit { block: 0, at: 700, pages: 2 },
+            Step::Commit { block: 0, at: 690, pages: 24 },
+            Step::Commit { block: 0, at: 500, pages: 30 },
+            Step::Reserve { pages: 4 * 512 },
+            Step::Commit { block: 1, at: 510, pages: 1 },
+            Step::Commit { block: 1, at: 509, pages: 20 },
+            Step::Release { block: 1, at: 0, pages: 2048 },
+        ];
+        run(&setup, &steps).unwrap_or_else(|defect| panic!("{tables} tables: {defect:?}"));
+    }
 }

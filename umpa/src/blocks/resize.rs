@@ -1,6 +1,6 @@
 //! Resizing, committing and releasing.
 
-use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, pages_of};
+use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, capacity, pages_of};
 use crate::frames::Run;
 use crate::space::Slot;
 use crate::tables::TableError;
@@ -38,6 +38,7 @@ impl<M: Machine> Umpa<'_, M> {
             core::ops::ControlFlow::<()>::Continue(())
         });
         self.make_free(missing)?;
+        self.make_tables(page, pages)?;
         let mut at = 0;
         while at < pages {
             let from = page.offset(at);
@@ -67,7 +68,7 @@ impl<M: Machine> Umpa<'_, M> {
     /// [`BlockError`].
     pub fn userpage_release(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
         let Some((slot, _, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
-        let frames = self.unmap_part(slot, page, pages);
+        let frames = self.unmap_part(slot, page, pages)?;
         if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
             self.settle();
         }
@@ -121,18 +122,14 @@ impl<M: Machine> Umpa<'_, M> {
     /// so nothing is flushed: the direct map goes on showing the frames.
     fn move_to_window(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
         self.make_free(pages - have)?;
-        let slot = self.reserve(pages.saturating_mul(2), pages)?;
+        let slot = self.reserve(capacity(pages), pages)?;
         let page = slot.page();
         if let Err(error) = self.map_new(page.offset(have), pages - have) {
             self.end_window(slot, 0);
             return Err(error.into());
         }
         self.frames.set_note(first, 0);
-        let flags = self.config.flags;
-        let largest = umpa_abi::addr::PageSize::Size1G;
-        if let Err((error, _)) =
-            self.tables.map(&mut self.machine, page, Run::new(first, have), flags, largest)
-        {
+        if let Err((error, _)) = self.map_kept(page, Run::new(first, have)) {
             self.frames.set_note(first, BLOCK | have);
             self.unmap_to_quarantine(page.offset(have), pages - have);
             self.end_window(slot, 0);
@@ -146,7 +143,7 @@ impl<M: Machine> Umpa<'_, M> {
         let page = slot.page();
         if pages <= slot.pages() {
             if pages < have {
-                self.unmap_part(slot, page.offset(pages), have - pages);
+                self.unmap_part(slot, page.offset(pages), have - pages)?;
             } else if pages > have {
                 self.map_more(slot, page.offset(have), pages - have)?;
             }
@@ -155,14 +152,16 @@ impl<M: Machine> Umpa<'_, M> {
             return Ok(page.start());
         }
         self.make_free(pages - have)?;
-        let wider = self.reserve(pages.saturating_mul(2), pages)?;
+        let wider = self.reserve(capacity(pages), pages)?;
         if let Err(error) = self.map_new(wider.page().offset(have), pages - have) {
             self.end_window(wider, 0);
             return Err(error.into());
         }
         if have > 0 {
             let reach = self.config.reach;
-            match self.tables.remap(&mut self.machine, page, wider.page(), have, reach) {
+            let moved = self
+                .with_remedies(|umpa| umpa.tables.remap(&mut umpa.machine, page, wider.page(), have, reach));
+            match moved {
                 Ok([old, new]) => {
                     old.defer(&mut self.owed);
                     new.complete_only(&mut self.machine);
@@ -177,6 +176,29 @@ impl<M: Machine> Umpa<'_, M> {
         self.end_window(slot, 0);
         self.stats.moved += 1;
         Ok(wider.page().start())
+    }
+
+    /// Sees to it that holes in the range can be filled without running out of tables half-way. One
+    /// hole needs no such care: what is mapped of it is unmapped again.
+    fn make_tables(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
+        self.with_remedies(|umpa| {
+            let missing = umpa.tables.missing_tables(&umpa.machine, page, pages);
+            if missing > umpa.tables.arena().free_tables() && umpa.holes(page, pages) > 1 {
+                return Err(AllocError::Tables(TableError::OutOfTables));
+            }
+            Ok(())
+        })
+    }
+
+    /// Maximal unmapped parts of the range.
+    fn holes(&self, page: Page, pages: u64) -> u64 {
+        let (mut holes, mut at) = (0, page);
+        let _ = self.tables.for_each_leaf(&self.machine, page, pages, &mut |leaf| {
+            holes += u64::from(leaf.page > at);
+            at = leaf.page.offset(leaf.pages);
+            core::ops::ControlFlow::<()>::Continue(())
+        });
+        holes + u64::from(at < page.offset(pages))
     }
 
     /// The next leaf in the range: its first page there, and how many.

@@ -3,7 +3,9 @@
 use super::{AllocError, Machine, Umpa};
 use crate::frames::OwnedRun;
 use crate::space::Slot;
-use umpa_abi::addr::{Page, PageSize};
+use crate::tables::TableError;
+use umpa_abi::addr::{PAGE_BYTES, Page, PageSize};
+use umpa_abi::layout;
 
 /// Pages of a whole leaf table. Slots of at least this size own the tables under them, so their
 /// tables are unlinked with them: the next window there is free to use large leaves.
@@ -21,16 +23,40 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(slot)
     }
 
-    /// A slot of at least `capacity_pages`, as a live window of `pages`; settles when only the
-    /// quarantine has some.
+    /// A slot of at least `capacity_pages`, as a live window of `pages`.
     pub(super) fn reserve(&mut self, capacity_pages: u64, pages: u64) -> Result<Slot, AllocError> {
-        let arena = self.tables.arena_mut();
-        if let Ok(slot) = self.space.reserve(&mut self.machine, arena, capacity_pages, pages) {
-            return Ok(slot);
+        let reserved = self.with_remedies(|umpa| {
+            let arena = umpa.tables.arena_mut();
+            umpa.space.reserve(&mut umpa.machine, arena, capacity_pages, pages)
+        });
+        reserved.map_err(AllocError::Space)
+    }
+
+    /// Tries an edit that may want for tables or addresses, and what helps in between, the cheapest
+    /// first: the flush that is owed; then the end of all retained windows, of empty tables and of
+    /// records that nobody needs. That is linear in the tables that there are.
+    pub(super) fn with_remedies<T, E>(
+        &mut self,
+        mut edit: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if let Ok(done) = edit(self) {
+            return Ok(done);
         }
         self.settle();
-        let arena = self.tables.arena_mut();
-        self.space.reserve(&mut self.machine, arena, capacity_pages, pages).map_err(AllocError::Space)
+        if let Ok(done) = edit(self) {
+            return Ok(done);
+        }
+        while let Some((slot, pages)) =
+            self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
+        {
+            self.stats.reclaimed += 1;
+            self.end_window(slot, pages);
+        }
+        let (first, pages) = (layout::BLOCKS_GVA.containing(), layout::BLOCKS_BYTES / PAGE_BYTES);
+        self.tables.prune(&mut self.machine, first, pages).defer(&mut self.owed);
+        self.settle();
+        self.space.forget_vacant(&mut self.machine, self.tables.arena_mut());
+        edit(self)
     }
 
     /// Maps `pages` pages from `page` on, all unmapped, to free frames: as few leaves as the free
@@ -69,9 +95,13 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Unmaps pages of a window that lives on.
-    pub(super) fn unmap_part(&mut self, slot: Slot, page: Page, pages: u64) -> u64 {
+    ///
+    /// # Errors
+    /// A large leaf at an end needs a table that isn't to be had; then nothing was unmapped.
+    pub(super) fn unmap_part(&mut self, slot: Slot, page: Page, pages: u64) -> Result<u64, AllocError> {
+        let unmapped = self.try_unmap(page, pages).map_err(AllocError::Tables);
         self.mark_stale(slot);
-        self.unmap_to_quarantine(page, pages)
+        unmapped
     }
 
     fn mark_stale(&mut self, slot: Slot) {
@@ -79,23 +109,32 @@ impl<M: Machine> Umpa<'_, M> {
         self.space.mark_stale(&mut self.machine, self.tables.arena_mut(), slot, settled);
     }
 
-    /// Maps one run; tables that wait for a flush are flushed for when there are no others. On an
-    /// error the run is free again.
-    pub(super) fn map_run(&mut self, page: Page, run: OwnedRun) -> Result<(), AllocError> {
-        let flags = self.config.flags;
-        let mut mapped = self.tables.map(&mut self.machine, page, run, flags, PageSize::Size1G);
-        if let Err((_, run)) = mapped {
-            if self.tables.arena().stale_tables() > 0 {
-                self.settle();
-            }
-            mapped = self.tables.map(&mut self.machine, page, run, flags, PageSize::Size1G);
-        }
-        mapped.map_err(|(error, run)| {
+    /// Maps one run. On an error the run is free again.
+    fn map_run(&mut self, page: Page, run: OwnedRun) -> Result<(), AllocError> {
+        self.map_kept(page, run).map_err(|(error, run)| {
             if let Err((error, run)) = self.frames.put(run) {
                 debug_assert!(false, "{error:?} for {run:?}");
             }
             AllocError::Tables(error)
         })
+    }
+
+    /// Maps one run; an error gives it back.
+    pub(super) fn map_kept(&mut self, page: Page, run: OwnedRun) -> Result<(), (TableError, OwnedRun)> {
+        let flags = self.config.flags;
+        let mut held = Some(run);
+        let mut failed = TableError::OutOfTables;
+        let mapped = self.with_remedies(|umpa| {
+            let Some(run) = held.take() else { return Ok(()) };
+            umpa.tables.map(&mut umpa.machine, page, run, flags, PageSize::Size1G).map_err(|(error, run)| {
+                failed = error;
+                held = Some(run);
+            })
+        });
+        match (mapped, held) {
+            (Err(()), Some(run)) => Err((failed, run)),
+            _ => Ok(()),
+        }
     }
 
     /// Ends a live window whose first `pages` pages may be mapped.
@@ -110,22 +149,27 @@ impl<M: Machine> Umpa<'_, M> {
         }
     }
 
+    /// Unmaps a range that no leaf reaches out of; its frames wait for a flush.
+    pub(super) fn unmap_to_quarantine(&mut self, page: Page, pages: u64) {
+        let unmapped = self.try_unmap(page, pages);
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}: a leaf reaches out of {pages} pages at {page}");
+    }
+
     /// Unmaps the range; its frames wait for a flush. Returns them.
-    pub(super) fn unmap_to_quarantine(&mut self, page: Page, pages: u64) -> u64 {
+    fn try_unmap(&mut self, page: Page, pages: u64) -> Result<u64, TableError> {
         if pages == 0 {
-            return 0;
+            return Ok(0);
         }
-        let before = self.frames.quarantined_frames();
-        let frames = &mut self.frames;
-        let unmapped =
-            self.tables.unmap(&mut self.machine, page, pages, &mut |stale| frames.quarantine(stale));
-        match unmapped {
-            Ok(flush) => flush.defer(&mut self.owed),
-            // A large leaf at an end needs a table that isn't to be had: then it stays mapped, which
-            // is safe; it goes with its window.
-            Err(_) => return 0,
-        }
-        self.frames.quarantined_frames() - before
+        let mut unmapped = 0;
+        let flush = self.with_remedies(|umpa| {
+            let frames = &mut umpa.frames;
+            umpa.tables.unmap(&mut umpa.machine, page, pages, &mut |stale| {
+                unmapped += stale.frames();
+                frames.quarantine(stale);
+            })
+        })?;
+        flush.defer(&mut self.owed);
+        Ok(unmapped)
     }
 
     /// True when every page of the window is mapped, and no address in it waits for a flush.

@@ -85,6 +85,14 @@ impl<'a> TableArena<'a> {
         Some(self.base.offset(unit.into()))
     }
 
+    /// Takes back a frame, zero again, that was never a table: no flush is needed.
+    pub(crate) fn put(&mut self, frame: Frame) {
+        let unit = self.unit(frame);
+        self.links[unit as usize] = self.free_head;
+        self.free_head = unit;
+        self.free_tables += 1;
+    }
+
     /// Keeps a stale table until [`Self::release_quarantine`].
     pub(crate) fn quarantine(&mut self, table: StaleTable) {
         let unit = self.unit(table.0);

@@ -107,8 +107,8 @@ pub(crate) struct World<'a> {
     pub(crate) umpa: Umpa<'a, Machine>,
     setup: Setup,
     blocks: Vec<Block>,
-    /// Addresses of pages that were blocks' once; with a stamp when the block moved away and took its
-    /// frame along, so that until the next flush the old address may still reach it.
+    /// Addresses of pages that were blocks' once; where the block moved away and took its frames
+    /// along, with the number of flushes then: the old address may reach them until the next one.
     dead: BTreeMap<Page, Option<u64>>,
     next_stamp: u64,
     steps: usize,
@@ -415,7 +415,8 @@ impl<'a> World<'a> {
         if in_window(block.gva) {
             let first = block.gva.containing();
             let pages = block.stamps.iter().enumerate().skip(at);
-            self.dead.extend(pages.map(|(at, stamp)| (first.offset(at as u64), stamp.filter(|_| moved))));
+            let settled = moved.then(|| self.umpa.owed().settled());
+            self.dead.extend(pages.map(|(at, _)| (first.offset(at as u64), settled)));
         }
         while self.dead.len() > 64 {
             let some = self.dead.keys().nth(self.steps % 64).copied();
@@ -463,16 +464,15 @@ impl<'a> World<'a> {
         let holes = self.blocks.iter().flat_map(Block::holes);
         let dead =
             self.dead.iter().map(|(&page, &stamp)| (page, stamp)).chain(holes.map(|page| (page, None)));
-        let dead: Vec<_> = dead.filter(|(page, _)| !live.contains(page)).collect();
-        for (page, moved) in dead {
+        let settled = self.umpa.owed().settled();
+        let dead: Vec<_> =
+            dead.filter(|(page, moved)| !live.contains(page) && *moved != Some(settled)).collect();
+        for (page, _) in dead {
             let machine = self.umpa.machine_mut();
             for found in machine.translations(page) {
                 let gva = page.start();
                 let found = found.map_err(|fault| Defect::Access { gva, fault })?;
-                let Some(frame) = found.map(Mapped::frame).filter(|frame| owners.contains_key(frame)) else {
-                    continue;
-                };
-                if moved != Some(machine.ledger.stamp(frame)) {
+                if let Some(frame) = found.map(Mapped::frame).filter(|frame| owners.contains_key(frame)) {
                     return Err(Defect::ForeignFrame { gva, frame });
                 }
             }
