@@ -102,7 +102,7 @@ impl<'a> TableArena<'a> {
     }
 
     /// Frees the stale tables; the argument proves the flush.
-    pub(crate) fn release_quarantine(&mut self, _flushed: &FlushedAll) {
+    pub fn release_quarantine(&mut self, _flushed: &FlushedAll) {
         while self.stale_head != NONE {
             let unit = self.stale_head;
             self.stale_head = self.links[unit as usize];

@@ -90,10 +90,11 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Tables as a real guest gets them.
+    /// Tables that always suffice: a share for the leaf tables and records, which are half full at
+    /// least, and for each of the 27 classes of windows the tables and records above those.
     pub(crate) const fn tables_for(frames: u64) -> u64 {
         let share = frames.div_ceil(256);
-        share + share / 10 + 64
+        share + share / 10 + 192
     }
 
     /// Frames' tags and tables' links.

@@ -3,4 +3,5 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub(crate) mod blocks;
+pub(crate) mod edits;
 pub(crate) mod mappings;
