@@ -1,0 +1,289 @@
+//! Makes a [`Plan`] real: memory is taken away and put behind frames.
+//!
+//! All that can fail comes before anything that can't be undone:
+//!
+//! ```text
+//! close what is taken (its content stays)      undone by reopening
+//! [Partial only: discard what is taken]        a partial exchange keeps what it took
+//! populate what is granted                     undone by closing and discarding
+//! discard what is taken, zero what came right back
+//! ```
+//!
+//! Cost: one mprotect and one madvise for each contiguous range; zeroing by the kernel, with huge
+//! pages where they fit.
+
+use std::io;
+use std::ops::Range;
+
+use umpa_abi::addr::PAGE_BYTES;
+use umpa_abi::exchange::{Policy, Shortfall};
+
+use crate::host;
+use crate::ledger::{Ledger, Plan, range};
+use crate::memory::GuestRam;
+
+/// A grant of this size or more is first held against what the host has left: the kernel answers
+/// too large a grant by killing processes, not with an error.
+const LARGE_BYTES: u64 = 64 << 20;
+/// What such a grant leaves to the host.
+const SPARE_BYTES: u64 = 128 << 20;
+
+/// Why the host has ended up in a state where it can't go on.
+#[derive(Debug, thiserror::Error)]
+#[error("the host can't {action} frames {:#x}..{:#x} of the guest", .frames.start, .frames.end)]
+pub struct GrantError {
+    /// What it was about to do.
+    pub action: &'static str,
+    /// With which frames.
+    pub frames: Range<u64>,
+    /// What the system call failed with.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Carries `plan` out; `ledger` has planned it. Where the host has no memory, `plan` and `ledger`
+/// are changed to what has happened and the shortfall is [`Shortfall::HostMemory`].
+///
+/// # Errors
+/// [`GrantError`] when the host can't undo what it began; the guest can't run on then.
+pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Policy) -> Result<(), GrantError> {
+    let fresh_groups = groups(plan);
+    let all_granted = merged(fresh_groups.iter().map(|(_, frames)| frames.clone()).collect());
+    // Frames that are given and come right back stay accessible; they are zeroed in place.
+    let leaving = subtract(&plan.taken, &all_granted);
+
+    for (index, frames) in leaving.iter().enumerate() {
+        if ram.close(frames.clone()).is_err() {
+            // Too many mappings (vm.max_map_count): nothing has happened yet.
+            for frames in leaving.iter().take(index + 1) {
+                ram.reopen(frames.clone()).map_err(fail("reopen", frames))?;
+            }
+            abandon(ledger, plan);
+            return Ok(());
+        }
+    }
+    if policy == Policy::Partial {
+        for frames in &leaving {
+            ram.discard(frames.clone()).map_err(fail("take", frames))?;
+        }
+    }
+    for (index, (extents, frames)) in fresh_groups.iter().enumerate() {
+        let fresh = subtract(std::slice::from_ref(frames), &plan.taken);
+        if fresh.iter().all(|frames| has_room(frames) && ram.populate(frames.clone()).is_ok()) {
+            continue;
+        }
+        let undone = if policy == Policy::Partial { index } else { 0 };
+        for (_, frames) in fresh_groups.iter().take(index + 1).skip(undone) {
+            for fresh in subtract(std::slice::from_ref(frames), &plan.taken) {
+                ram.discard(fresh.clone()).map_err(fail("take", &fresh))?;
+                ram.close(fresh.clone()).map_err(fail("close", &fresh))?;
+            }
+        }
+        if policy == Policy::AllOrNothing {
+            for frames in &leaving {
+                ram.reopen(frames.clone()).map_err(fail("reopen", frames))?;
+            }
+            abandon(ledger, plan);
+            return Ok(());
+        }
+        for extent in plan.granted.drain(extents.start..) {
+            ledger.release(range(&extent));
+        }
+        plan.shortfall = Shortfall::HostMemory;
+        break;
+    }
+    finish(ram, plan, policy, &leaving)
+}
+
+/// What can't fail for lack of anything: content goes.
+fn finish(ram: &GuestRam, plan: &Plan, policy: Policy, leaving: &[Range<u64>]) -> Result<(), GrantError> {
+    if policy == Policy::AllOrNothing {
+        for frames in leaving {
+            ram.discard(frames.clone()).map_err(fail("take", frames))?;
+        }
+    }
+    let granted = merged(plan.granted.iter().map(range).collect());
+    for frames in subtract(&plan.taken, leaving) {
+        // After a partial failure some of these weren't granted again after all.
+        for back in subtract(std::slice::from_ref(&frames), &granted) {
+            ram.close(back.clone()).map_err(fail("close", &back))?;
+            ram.discard(back.clone()).map_err(fail("take", &back))?;
+        }
+        for back in intersect(&frames, &granted) {
+            ram.zero(back.clone()).map_err(fail("zero", &back))?;
+        }
+    }
+    Ok(())
+}
+
+fn abandon(ledger: &mut Ledger, plan: &mut Plan) {
+    ledger.undo(plan);
+    *plan = Plan { taken: Vec::new(), granted: Vec::new(), shortfall: Shortfall::HostMemory, bad_extent: 0 };
+}
+
+fn fail(action: &'static str, frames: &Range<u64>) -> impl FnOnce(io::Error) -> GrantError {
+    let frames = frames.clone();
+    move |source| GrantError { action, frames, source }
+}
+
+/// True if the host has memory for the frames, as far as it says.
+fn has_room(frames: &Range<u64>) -> bool {
+    let bytes = (frames.end - frames.start) * PAGE_BYTES;
+    bytes < LARGE_BYTES
+        || host::meminfo_bytes("MemAvailable").is_none_or(|available| bytes + SPARE_BYTES <= available)
+}
+
+/// Granted extents that follow one another without a gap: their indexes, and their frames.
+fn groups(plan: &Plan) -> Vec<(Range<usize>, Range<u64>)> {
+    let mut groups: Vec<(Range<usize>, Range<u64>)> = Vec::new();
+    for (index, extent) in plan.granted.iter().enumerate() {
+        let frames = range(extent);
+        match groups.last_mut() {
+            Some((extents, last)) if last.end == frames.start => {
+                extents.end = index + 1;
+                last.end = frames.end;
+            }
+            _ => groups.push((index..index + 1, frames)),
+        }
+    }
+    groups
+}
+
+/// Sorted, with neighbours joined.
+fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The parts of `from` that aren't in `what`; both sorted and disjoint.
+fn subtract(from: &[Range<u64>], what: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    for range in from {
+        let mut start = range.start;
+        let first = what.partition_point(|other| other.end <= range.start);
+        for other in what.iter().skip(first).take_while(|other| other.start < range.end) {
+            if start < other.start {
+                rest.push(start..other.start);
+            }
+            start = other.end;
+        }
+        if start < range.end {
+            rest.push(start..range.end);
+        }
+    }
+    rest
+}
+
+/// The parts of `range` that are in `what`, which is sorted and disjoint.
+fn intersect(range: &Range<u64>, what: &[Range<u64>]) -> Vec<Range<u64>> {
+    let first = what.partition_point(|other| other.end <= range.start);
+    what.iter()
+        .skip(first)
+        .take_while(|other| other.start < range.end)
+        .map(|other| other.start.max(range.start)..other.end.min(range.end))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umpa_abi::addr::{Frame, PageSize};
+    use umpa_abi::exchange::Extent;
+    use umpa_abi::layout::FRAMES_GPA;
+
+    const FIRST: u64 = FRAMES_GPA.get() / PAGE_BYTES;
+
+    #[test]
+    fn ranges_subtract_and_intersect() {
+        let what = vec![2..4, 6..8];
+        let one = |range: Range<u64>| subtract(std::slice::from_ref(&range), &what);
+        assert_eq!(one(0..10), vec![0..2, 4..6, 8..10]);
+        assert_eq!(one(2..4), vec![]);
+        assert_eq!(one(3..7), vec![Range { start: 4, end: 6 }]);
+        assert_eq!(intersect(&(3..7), &what), vec![3..4, 6..7]);
+        assert_eq!(merged(vec![5..6, 1..2, 2..3]), vec![1..3, 5..6]);
+    }
+
+    struct Guest {
+        ram: GuestRam,
+        ledger: Ledger,
+    }
+
+    impl Guest {
+        fn new(bytes: u64) -> Self {
+            let ram = GuestRam::new(4096, bytes).unwrap();
+            Self { ram, ledger: Ledger::new(Frame::new(FIRST), bytes / PAGE_BYTES) }
+        }
+
+        fn exchange(&mut self, give: &[Extent], want: [u64; 3], policy: Policy) -> Plan {
+            let mut plan = self.ledger.exchange(give, want, policy, 4000);
+            apply(&self.ram, &mut self.ledger, &mut plan, policy).unwrap();
+            plan
+        }
+
+        fn byte(&self, frame: u64) -> Option<u8> {
+            let mut byte = [0];
+            self.ram.read_granted(&self.ledger, Frame::new(frame).start(), &mut byte).ok()?;
+            Some(byte[0])
+        }
+
+        fn fill(&self, frame: u64) {
+            use vm_memory::{Bytes, GuestAddress};
+            let address = GuestAddress(Frame::new(frame).start().get());
+            self.ram.loader_view().write_obj(7u8, address).unwrap();
+        }
+    }
+
+    #[test]
+    fn given_frames_lose_their_content_and_their_access() {
+        let mut guest = Guest::new(4 << 20);
+        guest.exchange(&[], [600, 0, 0], Policy::AllOrNothing);
+        guest.fill(FIRST + 5);
+        assert_eq!(guest.byte(FIRST + 5), Some(7));
+        let give = [Extent::new(Frame::new(FIRST), 600, PageSize::Size4K)];
+        guest.exchange(&give, [0; 3], Policy::AllOrNothing);
+        assert_eq!(guest.byte(FIRST + 5), None);
+        guest.exchange(&[], [6, 0, 0], Policy::Partial);
+        assert_eq!(guest.byte(FIRST + 5), Some(0));
+    }
+
+    #[test]
+    fn frames_that_come_right_back_are_zero() {
+        let mut guest = Guest::new(2 << 20);
+        for policy in [Policy::AllOrNothing, Policy::Partial] {
+            guest.exchange(&[], [512, 0, 0], policy);
+            guest.fill(FIRST + 100);
+            let give = [Extent::new(Frame::new(FIRST), 512, PageSize::Size4K)];
+            let plan = guest.exchange(&give, [0, 1, 0], policy);
+            assert_eq!((plan.taken_frames(), plan.granted_pages()), (512, [0, 1, 0]));
+            assert_eq!(guest.byte(FIRST + 100), Some(0));
+            let give = [Extent::new(Frame::new(FIRST), 1, PageSize::Size2M)];
+            guest.exchange(&give, [0; 3], policy);
+        }
+    }
+
+    #[test]
+    fn more_than_the_host_has_is_a_shortfall_and_changes_nothing() {
+        let bytes = 900 << 30;
+        let mut guest = Guest::new(bytes);
+        guest.exchange(&[], [3, 0, 0], Policy::AllOrNothing);
+        guest.fill(FIRST);
+        let give = [Extent::new(Frame::new(FIRST), 1, PageSize::Size4K)];
+        let all = [bytes / PAGE_BYTES - 3, 0, 0];
+        let plan = guest.exchange(&give, all, Policy::AllOrNothing);
+        assert_eq!((plan.shortfall, plan.taken_frames()), (Shortfall::HostMemory, 0));
+        assert_eq!(guest.byte(FIRST), Some(7));
+        assert_eq!(guest.ledger.granted_frames(), 3);
+        let plan = guest.exchange(&give, all, Policy::Partial);
+        assert_eq!((plan.shortfall, plan.taken_frames()), (Shortfall::HostMemory, 1));
+        assert_eq!(plan.granted_pages(), [1, 0, 0], "the lone frame came before the rest failed");
+        assert_eq!(guest.byte(FIRST), Some(0));
+    }
+}

@@ -1,0 +1,438 @@
+//! Guest RAM: two anonymous mappings, one for each memory slot.
+//!
+//! ```text
+//! slot 0, system   SYSTEM_GPA   readable and writable from the start, populated on touch
+//! slot 1, frames   FRAMES_GPA   PROT_NONE; `grant` makes frames accessible and takes them back
+//! ```
+//!
+//! Both lie so that HVA ≡ GPA modulo 1 GiB: without that KVM can't put a 2 MiB or 1 GiB page of the
+//! host under one of the guest. All accesses are volatile copies; no reference into guest memory
+//! exists, since the guest may write at any time. The frames slot is readable for the host only
+//! through a [`Ledger`], because most of it isn't accessible at all.
+#![allow(unsafe_code)] // maps, protects and populates guest RAM
+
+use std::io;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use umpa_abi::addr::{Frame, Gpa, PAGE_BYTES, PageSize};
+use umpa_abi::layout::{FRAMES_GPA, FRAMES_MAX_BYTES, SYSTEM_GPA};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::ledger::Ledger;
+
+/// Fewest bytes of frames that a guest can have.
+pub const FRAMES_MIN_BYTES: u64 = PageSize::Size2M.bytes();
+/// HVA and GPA are congruent modulo this.
+const CONGRUENT_BYTES: u64 = PageSize::Size1G.bytes();
+/// From this size on two threads populate a range.
+const PARALLEL_BYTES: u64 = 64 << 20;
+
+/// What can't be done with guest RAM.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Less than any guest can use.
+    #[error("{bytes} bytes of memory are too little: a guest needs at least {FRAMES_MIN_BYTES} (--mem 2M)")]
+    TooLittle {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// More than the layout has room for.
+    #[error("{bytes} bytes of memory are too much: the layout has room for {max_bytes}")]
+    TooMuch {
+        /// What was asked for.
+        bytes: u64,
+        /// What there is room for.
+        max_bytes: u64,
+    },
+    /// Not a whole number of frames.
+    #[error("{bytes} bytes of memory aren't a multiple of 4 KiB")]
+    Unaligned {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The host has no address space for it.
+    #[error("can't reserve {bytes} bytes of address space; see ulimit -v and vm.overcommit_memory")]
+    Reserve {
+        /// Bytes of the mapping.
+        bytes: u64,
+        /// What mmap failed with.
+        #[source]
+        source: io::Error,
+    },
+    /// KVM refused the memory slot.
+    #[error("KVM refuses the memory slot at {gpa} of {bytes} bytes")]
+    Slot {
+        /// Where it begins.
+        gpa: Gpa,
+        /// Its size.
+        bytes: u64,
+        /// What KVM failed with.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// An address that isn't guest RAM, or RAM that isn't granted.
+    #[error("guest-physical {bytes} bytes at {gpa} aren't accessible memory")]
+    Outside {
+        /// Where.
+        gpa: Gpa,
+        /// How many bytes.
+        bytes: u64,
+    },
+}
+
+/// An anonymous mapping of our own.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    bytes: u64,
+}
+
+// SAFETY: it owns its address range, like a Box<[u8]>; nothing in it belongs to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a shared Mapping gives out no references.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// `bytes` (a multiple of 4 KiB) at an address that is congruent to `gpa`.
+    fn new(bytes: u64, gpa: Gpa, protection: ProtFlags) -> Result<Self, MemoryError> {
+        let fail = |source: rustix::io::Errno| MemoryError::Reserve { bytes, source: source.into() };
+        let room_bytes = bytes + CONGRUENT_BYTES;
+        // SAFETY: mmap at an address of the kernel's choice touches no memory that is in use.
+        let room = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                room_bytes as usize,
+                protection,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }
+        .map_err(fail)?
+        .cast::<u8>();
+        let before = (gpa.get() as usize).wrapping_sub(room.addr()) & (CONGRUENT_BYTES as usize - 1);
+        let after = CONGRUENT_BYTES as usize - before;
+        // SAFETY: before + bytes + after = room_bytes, so all of it is in the mapping just made; the
+        // two ends are ours and nobody knows their addresses.
+        let base = unsafe {
+            let base = room.add(before);
+            if before > 0 {
+                rustix::mm::munmap(room.cast(), before).map_err(fail)?;
+            }
+            rustix::mm::munmap(base.add(bytes as usize).cast(), after).map_err(fail)?;
+            // Without huge pages everything works, only slower: no error.
+            let _ = rustix::mm::madvise(base.cast(), bytes as usize, Advice::LinuxHugepage);
+            base
+        };
+        let base = NonNull::new(base)
+            .ok_or(MemoryError::Reserve { bytes, source: io::ErrorKind::OutOfMemory.into() })?;
+        Ok(Self { base, bytes })
+    }
+
+    fn region(&self, gpa: Gpa, protection: ProtFlags) -> Result<GuestRegionMmap, MemoryError> {
+        let outside = MemoryError::Outside { gpa, bytes: self.bytes };
+        // SAFETY: base and bytes are a mapping that lives as long as the GuestRam which holds both
+        // the region and the mapping.
+        let region = unsafe {
+            MmapRegion::build_raw(
+                self.base.as_ptr(),
+                self.bytes as usize,
+                protection.bits() as i32,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            )
+        };
+        region.ok().and_then(|region| GuestRegionMmap::new(region, GuestAddress(gpa.get()))).ok_or(outside)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours; GuestRam drops what points into it first.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
+    }
+}
+
+/// The RAM of one guest.
+#[derive(Debug)]
+pub struct GuestRam {
+    // Points into the mappings, so it is declared, and dropped, before them.
+    memory: GuestMemoryMmap,
+    system: Mapping,
+    frames: Mapping,
+}
+
+impl GuestRam {
+    /// A system slot and a frames slot of these sizes, multiples of 4 KiB.
+    ///
+    /// # Errors
+    /// [`MemoryError`] for sizes that make no sense or that the host has no address space for.
+    pub fn new(system_bytes: u64, frames_bytes: u64) -> Result<Self, MemoryError> {
+        check_sizes(system_bytes, frames_bytes)?;
+        let open = ProtFlags::READ | ProtFlags::WRITE;
+        let system = Mapping::new(system_bytes, SYSTEM_GPA, open)?;
+        let frames = Mapping::new(frames_bytes, FRAMES_GPA, ProtFlags::empty())?;
+        let regions = vec![system.region(SYSTEM_GPA, open)?, frames.region(FRAMES_GPA, open)?];
+        let memory = GuestMemoryMmap::from_regions(regions)
+            .map_err(|_| MemoryError::Outside { gpa: SYSTEM_GPA, bytes: system_bytes })?;
+        Ok(Self { memory, system, frames })
+    }
+
+    /// Makes both slots known to KVM.
+    ///
+    /// # Errors
+    /// [`MemoryError::Slot`].
+    pub(crate) fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
+        for (slot, gpa, mapping) in [(0, SYSTEM_GPA, &self.system), (1, FRAMES_GPA, &self.frames)] {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: gpa.get(),
+                memory_size: mapping.bytes,
+                userspace_addr: mapping.base.addr().get() as u64,
+            };
+            // SAFETY: the range is a mapping of our own, and the owner of this RAM drops the VM
+            // before it (see vm.rs); nothing but guest RAM is in it.
+            unsafe { vm.set_user_memory_region(region) }.map_err(|source| MemoryError::Slot {
+                gpa,
+                bytes: mapping.bytes,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// For the loader, which writes the image into the system slot.
+    pub(crate) const fn loader_view(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Guest-physical addresses of the system slot.
+    #[must_use]
+    pub const fn system_range(&self) -> Range<u64> {
+        SYSTEM_GPA.get()..SYSTEM_GPA.get() + self.system.bytes
+    }
+
+    /// Guest-physical addresses of the frames slot.
+    #[must_use]
+    pub const fn frames_range(&self) -> Range<u64> {
+        FRAMES_GPA.get()..FRAMES_GPA.get() + self.frames.bytes
+    }
+
+    /// Copies bytes out of the system slot.
+    ///
+    /// # Errors
+    /// [`MemoryError::Outside`].
+    pub fn read(&self, gpa: Gpa, out: &mut [u8]) -> Result<(), MemoryError> {
+        let outside = self.check_system(gpa, out.len() as u64)?;
+        self.memory.read_slice(out, GuestAddress(gpa.get())).map_err(|_| outside)
+    }
+
+    /// Copies bytes into the system slot.
+    ///
+    /// # Errors
+    /// [`MemoryError::Outside`].
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), MemoryError> {
+        let outside = self.check_system(gpa, bytes.len() as u64)?;
+        self.memory.write_slice(bytes, GuestAddress(gpa.get())).map_err(|_| outside)
+    }
+
+    /// Stores one aligned word in the system slot, as the processor that walks tables expects.
+    ///
+    /// # Errors
+    /// [`MemoryError::Outside`], also for an address that isn't aligned.
+    pub fn store(&self, gpa: Gpa, word: u64) -> Result<(), MemoryError> {
+        let outside = self.check_system(gpa, 8)?;
+        self.memory.store(word, GuestAddress(gpa.get()), Ordering::Relaxed).map_err(|_| outside)
+    }
+
+    /// Copies bytes from anywhere in RAM that the guest itself may access.
+    ///
+    /// # Errors
+    /// [`MemoryError::Outside`] if any byte isn't in the system slot or in a granted frame.
+    pub fn read_granted(&self, ledger: &Ledger, gpa: Gpa, out: &mut [u8]) -> Result<(), MemoryError> {
+        let bytes = out.len() as u64;
+        let outside = MemoryError::Outside { gpa, bytes };
+        let Some(last) = gpa.checked_add(bytes.saturating_sub(1)) else { return Err(outside) };
+        let in_frames = self.frames_range().contains(&gpa.get()) && self.frames_range().contains(&last.get());
+        let frames = gpa.containing().get()..last.containing().get() + 1;
+        if in_frames && ledger.is_granted(frames) {
+            return self.memory.read_slice(out, GuestAddress(gpa.get())).map_err(|_| outside);
+        }
+        self.read(gpa, out)
+    }
+
+    fn check_system(&self, gpa: Gpa, bytes: u64) -> Result<MemoryError, MemoryError> {
+        let outside = MemoryError::Outside { gpa, bytes };
+        let range = self.system_range();
+        match gpa.checked_add(bytes) {
+            Some(end) if gpa.get() >= range.start && end.get() <= range.end => Ok(outside),
+            _ => Err(outside),
+        }
+    }
+
+    /// Makes frames accessible and backs them with zeroed memory. On an error some of them may be
+    /// accessible already; [`close`](Self::close) and [`discard`](Self::discard) undo that.
+    pub(crate) fn populate(&self, frames: Range<u64>) -> io::Result<()> {
+        self.protect(frames.clone(), MprotectFlags::READ | MprotectFlags::WRITE)?;
+        let count = frames.end - frames.start;
+        if count * PAGE_BYTES < PARALLEL_BYTES {
+            return self.advise(frames, Advice::LinuxPopulateWrite);
+        }
+        // The kernel zeroes pages in the thread that asks, so two threads are twice as fast.
+        let unit = PageSize::Size2M.frames();
+        let middle = (frames.start + count / 2) / unit * unit;
+        std::thread::scope(|scope| {
+            let other = std::thread::Builder::new()
+                .name("populate".to_owned())
+                .spawn_scoped(scope, || self.advise(middle..frames.end, Advice::LinuxPopulateWrite));
+            let ours = self.advise(frames.start..middle, Advice::LinuxPopulateWrite);
+            let theirs = match other {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())),
+                Err(_) => self.advise(middle..frames.end, Advice::LinuxPopulateWrite),
+            };
+            ours.and(theirs)
+        })
+    }
+
+    /// Takes frames out of the guest's reach; their content stays until [`discard`](Self::discard).
+    pub(crate) fn close(&self, frames: Range<u64>) -> io::Result<()> {
+        self.protect(frames, MprotectFlags::empty())
+    }
+
+    /// Undoes [`close`](Self::close) for frames whose content is still there.
+    pub(crate) fn reopen(&self, frames: Range<u64>) -> io::Result<()> {
+        self.protect(frames, MprotectFlags::READ | MprotectFlags::WRITE)
+    }
+
+    /// Gives the memory behind frames back to the host. Their content is gone.
+    pub(crate) fn discard(&self, frames: Range<u64>) -> io::Result<()> {
+        self.advise(frames, Advice::LinuxDontNeed)
+    }
+
+    /// Writes zeros to frames that are accessible.
+    pub(crate) fn zero(&self, frames: Range<u64>) -> io::Result<()> {
+        let zeros = [0; 16 * PAGE_BYTES as usize];
+        let (mut gpa, end) = (Frame::new(frames.start).start().get(), Frame::new(frames.end).start().get());
+        while gpa < end {
+            let bytes = zeros.len().min((end - gpa) as usize);
+            self.memory
+                .write_slice(zeros.get(..bytes).unwrap_or(&zeros), GuestAddress(gpa))
+                .map_err(io::Error::other)?;
+            gpa += bytes as u64;
+        }
+        Ok(())
+    }
+
+    /// Host address and length of frames in the frames slot; nothing outside it.
+    fn host_range(&self, frames: &Range<u64>) -> io::Result<(*mut libc::c_void, usize)> {
+        let first = FRAMES_GPA.containing().get();
+        let (start, end) = (frames.start.checked_sub(first), frames.end.checked_sub(first));
+        match (start, end) {
+            (Some(start), Some(end)) if start <= end && end <= self.frames.bytes / PAGE_BYTES => {
+                let offset = (start * PAGE_BYTES) as usize;
+                let bytes = ((end - start) * PAGE_BYTES) as usize;
+                // SAFETY: offset + bytes is at most the mapping's size, checked above.
+                Ok((unsafe { self.frames.base.as_ptr().add(offset) }.cast(), bytes))
+            }
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn protect(&self, frames: Range<u64>, flags: MprotectFlags) -> io::Result<()> {
+        let (start, bytes) = self.host_range(&frames)?;
+        // SAFETY: the range lies in the frames mapping, into which no reference exists; the host
+        // reads there only frames that the ledger has as granted, which are never closed.
+        Ok(unsafe { rustix::mm::mprotect(start, bytes, flags) }?)
+    }
+
+    fn advise(&self, frames: Range<u64>, advice: Advice) -> io::Result<()> {
+        let (start, bytes) = self.host_range(&frames)?;
+        loop {
+            // SAFETY: the range lies in the frames mapping, into which no reference exists, so
+            // nobody minds that its content changes.
+            match unsafe { rustix::mm::madvise(start, bytes, advice) } {
+                Ok(()) => return Ok(()),
+                // A kick or SIGINT; the pages done so far stay.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+fn check_sizes(system_bytes: u64, frames_bytes: u64) -> Result<(), MemoryError> {
+    if let Some(bytes) = [system_bytes, frames_bytes].into_iter().find(|bytes| bytes % PAGE_BYTES != 0) {
+        return Err(MemoryError::Unaligned { bytes });
+    }
+    if frames_bytes < FRAMES_MIN_BYTES {
+        return Err(MemoryError::TooLittle { bytes: frames_bytes });
+    }
+    if frames_bytes > FRAMES_MAX_BYTES {
+        return Err(MemoryError::TooMuch { bytes: frames_bytes, max_bytes: FRAMES_MAX_BYTES });
+    }
+    let max_bytes = FRAMES_GPA.get() - SYSTEM_GPA.get();
+    if system_bytes > max_bytes {
+        return Err(MemoryError::TooMuch { bytes: system_bytes, max_bytes });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: u64 = FRAMES_GPA.get() / PAGE_BYTES;
+
+    #[test]
+    fn host_addresses_are_congruent() {
+        let ram = GuestRam::new(2 << 20, 4 << 20).unwrap();
+        assert_eq!(ram.system.base.addr().get() as u64 % CONGRUENT_BYTES, SYSTEM_GPA.get());
+        assert_eq!(ram.frames.base.addr().get() as u64 % CONGRUENT_BYTES, 0);
+    }
+
+    #[test]
+    fn copies_stay_inside_their_slot() {
+        let ram = GuestRam::new(4096, 2 << 20).unwrap();
+        let last = Gpa::new(SYSTEM_GPA.get() + 4092);
+        ram.write(last, b"four").unwrap();
+        let mut out = [0; 4];
+        ram.read(last, &mut out).unwrap();
+        assert_eq!(&out, b"four");
+        assert!(ram.read(last, &mut [0; 5]).is_err());
+        assert!(ram.read(Gpa::new(u64::MAX), &mut out).is_err());
+        assert!(ram.read(FRAMES_GPA, &mut out).is_err(), "not granted");
+        assert!(ram.store(Gpa::new(SYSTEM_GPA.get() + 4), 1).is_err(), "not aligned");
+    }
+
+    #[test]
+    fn frames_come_zeroed_and_lose_their_content() {
+        let ram = GuestRam::new(4096, 4 << 20).unwrap();
+        let frames = FIRST + 3..FIRST + 600;
+        let address = GuestAddress(Frame::new(FIRST + 4).start().get());
+        ram.populate(frames.clone()).unwrap();
+        ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
+        ram.close(frames.clone()).unwrap();
+        ram.reopen(frames.clone()).unwrap();
+        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 7);
+        ram.close(frames.clone()).unwrap();
+        ram.discard(frames.clone()).unwrap();
+        ram.populate(frames.clone()).unwrap();
+        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
+        ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
+        ram.zero(frames).unwrap();
+        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
+        assert!(ram.populate(FIRST..FIRST + 1025).is_err(), "outside the slot");
+        assert!(ram.populate(0..1).is_err());
+    }
+
+    #[test]
+    fn senseless_sizes_are_refused() {
+        assert!(matches!(GuestRam::new(4096, 0), Err(MemoryError::TooLittle { bytes: 0 })));
+        assert!(matches!(GuestRam::new(4096, (2 << 20) + 1), Err(MemoryError::Unaligned { .. })));
+        assert!(matches!(GuestRam::new(4096, 1 << 40), Err(MemoryError::TooMuch { .. })));
+        assert!(matches!(GuestRam::new(4 << 30, 2 << 20), Err(MemoryError::TooMuch { .. })));
+    }
+}
