@@ -1,0 +1,145 @@
+//! Where things lie in the system slot, and where the guest sees them.
+//!
+//! ```text
+//! SYSTEM_GPA   image                 IMAGE_GVA        by segment
+//!              boot info, one page   BOOT_GVA         read-only
+//!              call area             CALL_AREA_GVA    read, write
+//!              stack                 STACK_GVA        read, write; unmapped page below
+//! 2 MiB        bookkeeping           direct map       read, write
+//! 2 MiB        table arena           direct map       read, write
+//! ```
+
+use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use umpa_abi::boot::BootInfo;
+use umpa_abi::layout::{
+    BOOKKEEPING_BYTES_PER_FRAME, CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA,
+    SYSTEM_GVA,
+};
+use umpa_abi::paging::ENTRIES;
+use umpa_abi::{Wire, layout};
+
+use crate::memory::{FRAMES_MIN_BYTES, MemoryError};
+
+/// Where the guest sees its boot info.
+pub const BOOT_GVA: Gva = SYSTEM_GVA;
+/// Where it sees the call area.
+pub const CALL_AREA_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (64 << 10));
+/// Where it sees its stack; the pages below are unmapped.
+pub const STACK_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
+
+/// Bookkeeping that every guest has besides its share for each frame.
+const BOOKKEEPING_EXTRA_BYTES: u64 = 64 << 10;
+/// Tables that every guest has besides its share: the upper levels, and the VMM's own.
+const TABLES_EXTRA: u64 = 64;
+
+const _: () = assert!(BootInfo::SIZE_BYTES as u64 <= PAGE_BYTES);
+const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES < STACK_GVA.get());
+
+/// Part of guest-physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Area {
+    /// First byte.
+    pub gpa: Gpa,
+    /// Size.
+    pub bytes: u64,
+}
+
+impl Area {
+    /// First byte behind it.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        self.gpa.get() + self.bytes
+    }
+}
+
+/// The parts of the system slot, for one image and one amount of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemLayout {
+    /// The image.
+    pub image: Area,
+    /// One page.
+    pub boot: Area,
+    /// Header and payload of hypercalls.
+    pub call_area: Area,
+    /// The workload's stack.
+    pub stack: Area,
+    /// For the guest's own notes about its frames.
+    pub bookkeeping: Area,
+    /// Page tables.
+    pub tables: Area,
+}
+
+impl SystemLayout {
+    /// The layout for an image of `image_bytes` and `frames_bytes` of memory.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the memory is too little, too much or not whole frames.
+    pub fn new(image_bytes: u64, frames_bytes: u64) -> Result<Self, MemoryError> {
+        if !frames_bytes.is_multiple_of(PAGE_BYTES) {
+            return Err(MemoryError::Unaligned { bytes: frames_bytes });
+        }
+        if frames_bytes < FRAMES_MIN_BYTES {
+            return Err(MemoryError::TooLittle { bytes: frames_bytes });
+        }
+        let too_much = |max_bytes| Err(MemoryError::TooMuch { bytes: frames_bytes, max_bytes });
+        if frames_bytes > FRAMES_MAX_BYTES {
+            return too_much(FRAMES_MAX_BYTES);
+        }
+        let image_bytes = image_bytes.min(layout::IMAGE_MAX_BYTES).next_multiple_of(PAGE_BYTES);
+        let frames = frames_bytes / PAGE_BYTES;
+        let large = PageSize::Size2M.bytes();
+        let after = |area: Area, bytes| Area { gpa: Gpa::new(area.end()), bytes };
+        let after_aligned =
+            |area: Area, bytes| Area { gpa: Gpa::new(area.end().next_multiple_of(large)), bytes };
+
+        let image = Area { gpa: SYSTEM_GPA, bytes: image_bytes };
+        let boot = after(image, PAGE_BYTES);
+        let call_area = after(boot, CALL_AREA_BYTES);
+        let stack = after(call_area, STACK_BYTES);
+        let bookkeeping_bytes = frames * BOOKKEEPING_BYTES_PER_FRAME + BOOKKEEPING_EXTRA_BYTES;
+        let bookkeeping = after_aligned(stack, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
+        let leaf_tables = frames.div_ceil(ENTRIES as u64);
+        let tables_bytes = (leaf_tables + leaf_tables / 10 + TABLES_EXTRA) * PAGE_BYTES;
+        let tables = after_aligned(bookkeeping, tables_bytes.next_multiple_of(large));
+        if tables.end() > FRAMES_GPA.get() {
+            // Bookkeeping and tables take about 1/236 of the memory, and lie below FRAMES_GPA.
+            return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 236);
+        }
+        Ok(Self { image, boot, call_area, stack, bookkeeping, tables })
+    }
+
+    /// Size of the whole slot.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.tables.end() - SYSTEM_GPA.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_one_another() {
+        let system = SystemLayout::new(300_000, 2 << 30).unwrap();
+        let parts =
+            [system.image, system.boot, system.call_area, system.stack, system.bookkeeping, system.tables];
+        for pair in parts.windows(2) {
+            assert!(pair[0].end() <= pair[1].gpa.get(), "{pair:?}");
+        }
+        assert!(system.tables.gpa.is_aligned(PageSize::Size2M));
+        assert!(system.tables.bytes / PAGE_BYTES >= 1024 + 102 + 64);
+        assert_eq!(system.bookkeeping.bytes, (524_288 * 8) + 65_536);
+    }
+
+    #[test]
+    fn sizes_have_bounds_that_hold() {
+        assert!(matches!(SystemLayout::new(4096, 0), Err(MemoryError::TooLittle { .. })));
+        assert!(matches!(SystemLayout::new(4096, 4097), Err(MemoryError::Unaligned { .. })));
+        assert!(matches!(SystemLayout::new(4096, 1 << 41), Err(MemoryError::TooMuch { .. })));
+        let Err(MemoryError::TooMuch { max_bytes, .. }) = SystemLayout::new(4096, FRAMES_MAX_BYTES) else {
+            panic!("1 TiB fits")
+        };
+        SystemLayout::new(4096, max_bytes / (1 << 30) * (1 << 30)).unwrap();
+    }
+}
