@@ -1,3 +1,34 @@
-//! x
+//! A minimal VMM on `/dev/kvm`: it grants frames to guests that own their page tables.
+//!
+//! Bottom up, each module uses only those above it:
+//!
+//! | module | what it knows |
+//! | --- | --- |
+//! | [`host`] | what `/dev/kvm` and the processor offer |
+//! | [`ledger`] | which frames are granted |
+//! | [`memory`], [`grant`] | guest RAM, and putting memory behind frames |
+//! | [`image`], [`system`], [`traps`], [`tables`] | what is in it when the guest starts |
+//! | [`exits`], [`vcpu`] | running the guest, and why it came back |
+//! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
+//! | [`vm`] | all of this as one guest |
+//! | [`doctor`] | what is wrong with the host, and the fix |
+//!
+//! [`vm`] has a runnable example. Dependency law: `umpa-abi` and `benches` below, nothing above.
 
+pub mod call;
+pub mod doctor;
 pub mod emulate;
+pub mod exits;
+pub mod grant;
+pub mod host;
+pub mod image;
+pub mod ledger;
+pub mod memory;
+pub mod signals;
+pub mod stats;
+pub mod system;
+pub mod tables;
+pub mod traps;
+pub mod vcpu;
+pub mod violation;
+pub mod vm;

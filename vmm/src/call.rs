@@ -1,0 +1,285 @@
+//! The hypercall server (see [`umpa_abi::call`] for the contract).
+//!
+//! A call is copied in once, decoded, acted on, and its reply copied out. Whatever the guest writes,
+//! the answer is a status: only the host's own failures are errors. What a guest may make the host
+//! keep is bounded: [`CONSOLE_MAX_BYTES`] of text, [`RECORDS_MAX`] results.
+
+use std::io::{self, Write};
+
+use umpa_abi::addr::Gpa;
+use umpa_abi::call::{CallHeader, ExitCode, Op, Status};
+use umpa_abi::exchange::{EXTENTS_MAX, ExchangeReply, ExchangeRequest, Extent, Policy, Shortfall};
+use umpa_abi::record::Record;
+use umpa_abi::{ABI_VERSION, Wire};
+
+use crate::grant::{self, GrantError};
+use crate::ledger::{Ledger, Plan};
+use crate::memory::{GuestRam, MemoryError};
+use crate::stats::Calls;
+
+/// Text that a guest may write.
+pub const CONSOLE_MAX_BYTES: u64 = 16 << 20;
+/// Results that a guest may report.
+pub const RECORDS_MAX: usize = 1 << 16;
+
+const HEADER: usize = CallHeader::SIZE_BYTES;
+
+/// Why the server can't go on. None is the guest's doing, but for the first.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The guest's first call names another version.
+    #[error("the guest speaks ABI version {found}, this VMM {ABI_VERSION}: build both from the same source")]
+    Version {
+        /// The guest's version.
+        found: u64,
+    },
+    /// The call area isn't there.
+    #[error("the call area can't be read")]
+    Memory(#[from] MemoryError),
+    /// The console's text can't be written.
+    #[error("the guest's console can't be written to")]
+    Console(#[source] io::Error),
+    /// Frames are in an unknown state.
+    #[error("the frame exchange failed in the host")]
+    Grant(#[from] GrantError),
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The guest goes on.
+    Resume,
+    /// The guest waits for an answer.
+    Paused {
+        /// Its tag.
+        tag: u64,
+    },
+    /// The guest has ended.
+    Exited(ExitCode),
+}
+
+/// One guest's hypercalls.
+pub struct Server {
+    area: Gpa,
+    console: Box<dyn Write + Send>,
+    console_bytes: u64,
+    records: Vec<Record>,
+    has_greeted: bool,
+    calls: Calls,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("area", &self.area).field("calls", &self.calls).finish_non_exhaustive()
+    }
+}
+
+/// A reply: a status, arguments, a payload.
+struct Reply {
+    status: Status,
+    args: [u64; 6],
+    payload: Vec<u8>,
+    served: Served,
+}
+
+impl Reply {
+    const fn status(status: Status) -> Self {
+        Self { status, args: [0; 6], payload: Vec::new(), served: Served::Resume }
+    }
+}
+
+impl Server {
+    /// A server for the call area at `area`.
+    #[must_use]
+    pub fn new(area: Gpa, console: Box<dyn Write + Send>) -> Self {
+        Self {
+            area,
+            console,
+            console_bytes: 0,
+            records: Vec::new(),
+            has_greeted: false,
+            calls: Calls::default(),
+        }
+    }
+
+    /// What the guest has reported.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Calls so far.
+    #[must_use]
+    pub const fn calls(&self) -> Calls {
+        self.calls
+    }
+
+    /// Serves the call that is in the call area.
+    ///
+    /// # Errors
+    /// [`CallError`]: the guest can't go on.
+    pub fn serve(&mut self, ram: &GuestRam, ledger: &mut Ledger) -> Result<Served, CallError> {
+        let mut header = [0; HEADER];
+        ram.read(self.area, &mut header)?;
+        let reply = match CallHeader::decode(&header) {
+            Err(_) => Reply::status(Status::BadPayload),
+            Ok(header) => {
+                let mut payload = vec![0; header.in_bytes as usize];
+                ram.read(Gpa::new(self.area.get() + HEADER as u64), &mut payload)?;
+                self.act(&header, &payload, ram, ledger)?
+            }
+        };
+        self.answer(ram, &header, &reply)?;
+        Ok(reply.served)
+    }
+
+    /// Answers the guest's last Pause.
+    ///
+    /// # Errors
+    /// [`CallError::Memory`].
+    pub fn resume(&self, ram: &GuestRam, answer: u64) -> Result<(), CallError> {
+        let mut header = [0; HEADER];
+        ram.read(self.area, &mut header)?;
+        let mut reply = Reply::status(Status::Ok);
+        if let Some(first) = reply.args.first_mut() {
+            *first = answer;
+        }
+        self.answer(ram, &header, &reply)
+    }
+
+    fn answer(&self, ram: &GuestRam, call: &[u8; HEADER], reply: &Reply) -> Result<(), CallError> {
+        let [a, b, c, d, ..] = *call;
+        let header = CallHeader {
+            op: u32::from_le_bytes([a, b, c, d]),
+            status: reply.status as u32,
+            in_bytes: 0,
+            out_bytes: reply.payload.len() as u32,
+            args: reply.args,
+        };
+        let mut bytes = vec![0; HEADER];
+        // The buffer has the header's size: encoding can't be short.
+        let _ = header.encode(&mut bytes);
+        bytes.extend_from_slice(&reply.payload);
+        Ok(ram.write(self.area, &bytes)?)
+    }
+
+    fn act(
+        &mut self,
+        header: &CallHeader,
+        payload: &[u8],
+        ram: &GuestRam,
+        ledger: &mut Ledger,
+    ) -> Result<Reply, CallError> {
+        let Ok(op) = Op::try_from(header.op) else { return Ok(Reply::status(Status::UnknownOp)) };
+        self.calls.count(op);
+        let [first, ..] = header.args;
+        if op == Op::Hello {
+            if first != u64::from(ABI_VERSION) {
+                return Err(CallError::Version { found: first });
+            }
+            self.has_greeted = true;
+            return Ok(Reply::status(Status::Ok));
+        }
+        if !self.has_greeted {
+            return Ok(Reply::status(Status::NoHello));
+        }
+        match op {
+            Op::Hello => Ok(Reply::status(Status::Ok)),
+            Op::Console => self.print(payload),
+            Op::Report => Ok(Reply::status(self.report(payload))),
+            Op::Exchange => exchange(payload, ram, ledger),
+            Op::Pause => Ok(Reply { served: Served::Paused { tag: first }, ..Reply::status(Status::Ok) }),
+            Op::Exit => match u32::try_from(first).ok().map(ExitCode::try_from) {
+                Some(Ok(code)) => Ok(Reply { served: Served::Exited(code), ..Reply::status(Status::Ok) }),
+                _ => Ok(Reply::status(Status::BadPayload)),
+            },
+        }
+    }
+
+    fn print(&mut self, text: &[u8]) -> Result<Reply, CallError> {
+        self.console_bytes += text.len() as u64;
+        if self.console_bytes > CONSOLE_MAX_BYTES {
+            self.console_bytes = CONSOLE_MAX_BYTES;
+            return Ok(Reply::status(Status::LimitReached));
+        }
+        self.console.write_all(printable(text).as_bytes()).map_err(CallError::Console)?;
+        self.console.flush().map_err(CallError::Console)?;
+        Ok(Reply::status(Status::Ok))
+    }
+
+    fn report(&mut self, mut payload: &[u8]) -> Status {
+        let before = self.records.len();
+        while !payload.is_empty() {
+            let Ok((record, used)) = Record::decode(payload) else {
+                self.records.truncate(before);
+                return Status::BadPayload;
+            };
+            if self.records.len() == RECORDS_MAX {
+                self.records.truncate(before);
+                return Status::LimitReached;
+            }
+            self.records.push(record);
+            payload = payload.get(used..).unwrap_or(&[]);
+        }
+        Status::Ok
+    }
+}
+
+fn exchange(payload: &[u8], ram: &GuestRam, ledger: &mut Ledger) -> Result<Reply, CallError> {
+    let Some((request, give)) = decode_exchange(payload) else {
+        return Ok(Reply::status(Status::BadPayload));
+    };
+    let policy = request.policy();
+    let mut plan = ledger.exchange(&give, request.want_pages, policy, EXTENTS_MAX);
+    if plan.shortfall == Shortfall::None || policy == Policy::Partial {
+        grant::apply(ram, ledger, &mut plan, policy)?;
+    }
+    let status = if plan.shortfall == Shortfall::None { Status::Ok } else { Status::ExchangeFailed };
+    Ok(Reply { payload: encode_exchange(&plan), ..Reply::status(status) })
+}
+
+fn decode_exchange(payload: &[u8]) -> Option<(ExchangeRequest, Vec<Extent>)> {
+    let request = ExchangeRequest::decode(payload).ok()?;
+    let extents = payload.get(ExchangeRequest::SIZE_BYTES..)?;
+    if extents.len() != request.give_extents as usize * Extent::SIZE_BYTES {
+        return None;
+    }
+    let give = extents.chunks_exact(Extent::SIZE_BYTES).map(Extent::decode).collect::<Result<_, _>>().ok()?;
+    Some((request, give))
+}
+
+fn encode_exchange(plan: &Plan) -> Vec<u8> {
+    let reply = ExchangeReply {
+        extents: plan.granted.len() as u32,
+        shortfall: plan.shortfall as u32,
+        granted_pages: plan.granted_pages(),
+        taken_frames: plan.taken_frames(),
+        bad_extent: plan.bad_extent as u64,
+        reserved: [0; 2],
+    };
+    let mut bytes = vec![0; ExchangeReply::SIZE_BYTES + plan.granted.len() * Extent::SIZE_BYTES];
+    let _ = reply.encode(&mut bytes);
+    let extents = bytes.get_mut(ExchangeReply::SIZE_BYTES..).unwrap_or_default();
+    for (extent, out) in plan.granted.iter().zip(extents.chunks_exact_mut(Extent::SIZE_BYTES)) {
+        let _ = extent.encode(out);
+    }
+    bytes
+}
+
+/// Text without what could steer a terminal: control characters (but newline and tab) and
+/// characters that change the direction of writing are spelt out.
+fn printable(text: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in String::from_utf8_lossy(text).chars() {
+        match character {
+            '\n' | '\t' => out.push(character),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(character.escape_default()),
+            _ if character.is_control() => out.extend(character.escape_default()),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

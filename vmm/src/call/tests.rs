@@ -1,0 +1,162 @@
+use std::sync::{Arc, Mutex};
+
+use umpa_abi::addr::{Frame, PageSize};
+use umpa_abi::call::PAYLOAD_MAX_BYTES;
+use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, SYSTEM_GPA};
+use umpa_abi::record::{Counter, name};
+
+use super::*;
+
+/// A console that the test can read.
+#[derive(Clone, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Guest {
+    ram: GuestRam,
+    ledger: Ledger,
+    server: Server,
+    screen: Screen,
+}
+
+impl Guest {
+    fn silent() -> Self {
+        let screen = Screen::default();
+        Self {
+            ram: GuestRam::new(CALL_AREA_BYTES, 2 << 20).unwrap(),
+            ledger: Ledger::new(FRAMES_GPA.containing(), 512),
+            server: Server::new(SYSTEM_GPA, Box::new(screen.clone())),
+            screen,
+        }
+    }
+
+    fn new() -> Self {
+        let mut guest = Self::silent();
+        assert_eq!(guest.call(Op::Hello as u32, ABI_VERSION.into(), &[]), (Status::Ok, vec![]));
+        guest
+    }
+
+    fn raw(&mut self, op: u32, in_bytes: u32, arg: u64, payload: &[u8]) -> Result<Served, CallError> {
+        let header = CallHeader { op, status: 99, in_bytes, out_bytes: 99, args: [arg, 0, 0, 0, 0, 0] };
+        let mut bytes = vec![0; HEADER];
+        header.encode(&mut bytes).unwrap();
+        bytes.extend_from_slice(payload);
+        self.ram.write(SYSTEM_GPA, &bytes).unwrap();
+        self.server.serve(&self.ram, &mut self.ledger)
+    }
+
+    fn reply(&self) -> (Status, Vec<u8>) {
+        let mut bytes = vec![0; CALL_AREA_BYTES as usize];
+        self.ram.read(SYSTEM_GPA, &mut bytes).unwrap();
+        let header = CallHeader::decode(&bytes).unwrap();
+        let payload = bytes[HEADER..HEADER + header.out_bytes as usize].to_vec();
+        (Status::try_from(header.status).unwrap(), payload)
+    }
+
+    fn call(&mut self, op: u32, arg: u64, payload: &[u8]) -> (Status, Vec<u8>) {
+        self.raw(op, payload.len() as u32, arg, payload).unwrap();
+        self.reply()
+    }
+
+    fn exchange(&mut self, want_pages: [u64; 3], give: &[Extent]) -> (Status, ExchangeReply) {
+        let request =
+            ExchangeRequest { give_extents: give.len() as u32, policy: 0, want_pages, reserved: [0; 4] };
+        let mut bytes = vec![0; ExchangeRequest::SIZE_BYTES + 16 * give.len()];
+        request.encode(&mut bytes).unwrap();
+        for (extent, out) in give.iter().zip(bytes[64..].chunks_exact_mut(16)) {
+            extent.encode(out).unwrap();
+        }
+        let (status, payload) = self.call(Op::Exchange as u32, 0, &bytes);
+        (status, ExchangeReply::decode(&payload).unwrap())
+    }
+}
+
+#[test]
+fn nothing_is_answered_before_hello() {
+    let mut guest = Guest::silent();
+    for op in [Op::Console, Op::Exchange, Op::Report, Op::Pause, Op::Exit] {
+        assert_eq!(guest.call(op as u32, 0, &[]).0, Status::NoHello);
+    }
+    assert!(matches!(guest.raw(Op::Hello as u32, 0, 7, &[]), Err(CallError::Version { found: 7 })));
+}
+
+#[test]
+fn foreign_calls_get_a_status() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.call(77, 0, &[]).0, Status::UnknownOp);
+    assert_eq!(guest.call(Op::Exit as u32, 77, &[]).0, Status::BadPayload);
+    assert_eq!(guest.call(Op::Exchange as u32, 0, &[1; 70]).0, Status::BadPayload);
+    assert_eq!(guest.call(Op::Report as u32, 0, &[1; 70]).0, Status::BadPayload);
+    guest.raw(Op::Console as u32, PAYLOAD_MAX_BYTES as u32 + 1, 0, &[]).unwrap();
+    assert_eq!(guest.reply().0, Status::BadPayload);
+}
+
+#[test]
+fn console_text_cannot_steer_the_terminal() {
+    let mut guest = Guest::new();
+    guest.call(Op::Console as u32, 0, "ok\n\tä\u{1b}[2J\u{202e}\r\u{9b}\0".as_bytes());
+    assert_eq!(
+        String::from_utf8_lossy(&guest.screen.0.lock().unwrap()),
+        "ok\n\tä\\u{1b}[2J\\u{202e}\\r\\u{9b}\\u{0}"
+    );
+}
+
+#[test]
+fn console_text_has_a_limit() {
+    let mut guest = Guest::new();
+    let text = vec![b'x'; PAYLOAD_MAX_BYTES];
+    let calls = CONSOLE_MAX_BYTES as usize / text.len();
+    for _ in 0..calls {
+        assert_eq!(guest.call(Op::Console as u32, 0, &text).0, Status::Ok);
+    }
+    assert_eq!(guest.call(Op::Console as u32, 0, &text).0, Status::LimitReached);
+    assert_eq!(guest.screen.0.lock().unwrap().len(), calls * text.len());
+}
+
+#[test]
+fn records_are_kept_whole_or_not_at_all() {
+    let mut guest = Guest::new();
+    let record = Record::Counter(Counter { name: name("stores"), value: 7 });
+    let mut bytes = [0; Record::MAX_BYTES];
+    let used = record.encode(&mut bytes).unwrap();
+    let twice = [&bytes[..used], &bytes[..used]].concat();
+    assert_eq!(guest.call(Op::Report as u32, 0, &twice).0, Status::Ok);
+    assert_eq!(guest.server.records(), [record, record]);
+    assert_eq!(guest.call(Op::Report as u32, 0, &twice[..used + 3]).0, Status::BadPayload);
+    assert_eq!(guest.server.records().len(), 2);
+}
+
+#[test]
+fn frames_are_exchanged() {
+    let mut guest = Guest::new();
+    let (status, reply) = guest.exchange([3, 0, 0], &[]);
+    assert_eq!((status, reply.granted_pages, reply.extents), (Status::Ok, [3, 0, 0], 1));
+    let foreign = Extent::new(Frame::new(5), 1, PageSize::Size4K);
+    let (status, reply) = guest.exchange([1, 0, 0], &[foreign]);
+    assert_eq!((status, reply.shortfall()), (Status::ExchangeFailed, Shortfall::NotYours));
+    let (status, reply) = guest.exchange([u64::MAX; 3], &[]);
+    assert_eq!((status, reply.shortfall()), (Status::ExchangeFailed, Shortfall::Exhausted));
+    let give = Extent::new(FRAMES_GPA.containing(), 3, PageSize::Size4K);
+    let (status, reply) = guest.exchange([0, 1, 0], &[give]);
+    assert_eq!((status, reply.taken_frames, reply.granted_pages), (Status::Ok, 3, [0, 1, 0]));
+}
+
+#[test]
+fn a_pause_is_answered_by_the_driver() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.raw(Op::Pause as u32, 0, 5, &[]).unwrap(), Served::Paused { tag: 5 });
+    guest.server.resume(&guest.ram, 42).unwrap();
+    let mut bytes = [0; HEADER];
+    guest.ram.read(SYSTEM_GPA, &mut bytes).unwrap();
+    assert_eq!(CallHeader::decode(&bytes).unwrap().args[0], 42);
+    assert_eq!(guest.raw(Op::Exit as u32, 0, 1, &[]).unwrap(), Served::Exited(ExitCode::Failed));
+}
