@@ -1,0 +1,75 @@
+//! The command line: one file for each command.
+
+mod bench;
+mod doctor;
+mod emulate;
+mod run;
+pub(crate) mod units;
+mod workloads;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code: the guest reported a failure.
+pub(crate) const FAILED: u8 = 1;
+/// Exit code: the VMM or the host failed.
+pub(crate) const BROKEN: u8 = 2;
+/// Exit code: SIGINT, as shells have it.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Guests that own their page tables, on /dev/kvm.
+///
+/// Exit codes: 0 the guest passed, 1 it reported a failure, 2 the VMM or the host failed (bad image, no KVM,
+/// violation, triple fault, timeout …), 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Workloads(workloads::Args),
+    Doctor(doctor::Args),
+    Bench(bench::Args),
+    Emulate(emulate::Args),
+}
+
+/// Parses the command line and does it.
+pub(crate) fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::main(args),
+        Command::Workloads(args) => workloads::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
+        Command::Bench(args) => bench::main(&args),
+        Command::Emulate(args) => emulate::main(args),
+    };
+    done.unwrap_or_else(|error| {
+        complain(error.as_ref());
+        ExitCode::from(BROKEN)
+    })
+}
+
+/// Writes an error and everything that caused it to standard error.
+pub(crate) fn complain(error: &dyn Error) {
+    eprintln!("vmm: {}", chain(error));
+}
+
+/// An error's text, and its sources', each on a line; a source that repeats its parent is left out.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string().trim_end().to_owned();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let line = cause.to_string();
+        if !text.ends_with(&line) {
+            text.push_str("\n  because: ");
+            text.push_str(line.trim_end());
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,154 @@
+//! `vmm run`: one guest, from its start to its end.
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use umpa_abi::call;
+use umpa_abi::record::{Point, Record, name_text};
+use vmm::host::Host;
+use vmm::image::Image;
+use vmm::signals;
+use vmm::stats::Counters;
+use vmm::vcpu::Ring;
+use vmm::vm::{Event, MEMORY_DEFAULT_BYTES, Vm, VmConfig, VmError};
+
+use super::units::{duration, size_bytes};
+
+/// Run a workload of the built-in guest, or of another image.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A guest image, instead of the built-in one.
+    #[arg(value_name = "FILE.elf")]
+    file: Option<PathBuf>,
+    /// The workload; `vmm workloads` lists the built-in ones.
+    #[arg(short, long, value_name = "NAME", default_value = "pass")]
+    workload: String,
+    /// Privilege level of the workload.
+    #[arg(long, value_enum, default_value_t = RingArg::Three)]
+    ring: RingArg,
+    /// Memory that the guest can be granted.
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "64M")]
+    mem: u64,
+    /// Stop the guest after this time (10s, 500ms, 2m).
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Show what was counted: exits, hypercalls, KVM's statistics.
+    #[arg(long)]
+    stats: bool,
+    /// Arguments of the workload.
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RingArg {
+    #[value(name = "0")]
+    Zero,
+    #[value(name = "3")]
+    Three,
+}
+
+const _: () = assert!(MEMORY_DEFAULT_BYTES == 64 << 20, "the default of --mem says 64M");
+
+/// An image that can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("can't read the image {}", .path.display())]
+struct Unreadable {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Does it.
+pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
+    signals::catch_sigint()?;
+    let image = match args.file {
+        None => Image::embedded()?,
+        Some(path) => {
+            let bytes = fs::read(&path).map_err(|source| Unreadable { path, source })?;
+            Image::parse(bytes)?
+        }
+    };
+    let host = Host::open()?;
+    let mut config = VmConfig::new(image, &args.workload);
+    config.memory_bytes = args.mem;
+    config.timeout = args.timeout;
+    config.args.extend(args.args);
+    config.ring = match args.ring {
+        RingArg::Zero => Ring::Zero,
+        RingArg::Three => Ring::Three,
+    };
+    let mut vm = Vm::new(&host, config)?;
+    let ended = run_to_the_end(&mut vm);
+    for record in vm.records() {
+        show(record);
+    }
+    if args.stats {
+        show_counters(&vm.counters());
+    }
+    match ended {
+        Ok(call::ExitCode::Passed) => Ok(ExitCode::SUCCESS),
+        Ok(code) => {
+            let how = match code {
+                call::ExitCode::Panicked => "panicked",
+                call::ExitCode::Exception => "raised an exception that nobody handles",
+                call::ExitCode::Failed | call::ExitCode::Passed => "reported a failure",
+            };
+            eprintln!("vmm: the guest {how}");
+            Ok(ExitCode::from(super::FAILED))
+        }
+        Err(VmError::Interrupted) => {
+            eprintln!("vmm: interrupted");
+            Ok(ExitCode::from(super::INTERRUPTED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Nobody drives this guest: its pauses are answered with 0 at once.
+fn run_to_the_end(vm: &mut Vm) -> Result<call::ExitCode, VmError> {
+    loop {
+        match vm.run()? {
+            Event::Paused { .. } => vm.resume(0)?,
+            Event::Exited(code) => return Ok(code),
+        }
+    }
+}
+
+fn show(record: &Record) {
+    match record {
+        Record::Counter(counter) => println!("{} {}", name_text(&counter.name), counter.value),
+        Record::Point(Point {
+            series,
+            bin_bytes,
+            ops,
+            pages,
+            alloc_cycles,
+            traverse_cycles,
+            free_cycles,
+            ..
+        }) => {
+            println!(
+                "{} bin_bytes {bin_bytes} ops {ops} pages {pages} alloc_cycles {alloc_cycles} \
+                 traverse_cycles {traverse_cycles} free_cycles {free_cycles}",
+                name_text(series)
+            );
+        }
+    }
+}
+
+fn show_counters(counters: &Counters) {
+    for (name, count) in counters.exits.iter() {
+        eprintln!("exit {name} {count}");
+    }
+    for (name, count) in counters.calls.iter() {
+        eprintln!("call {name} {count}");
+    }
+    for (of, values) in [("vcpu", &counters.kvm_vcpu), ("vm", &counters.kvm_vm)] {
+        for (name, value) in values.iter().filter(|(_, value)| **value > 0) {
+            eprintln!("kvm {of} {name} {value}");
+        }
+    }
+}
