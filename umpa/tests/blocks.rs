@@ -5,7 +5,7 @@ mod simulated;
 
 use model::blocks::{Defect, Setup, Step, World};
 use proptest::prelude::*;
-use simulated::TABLES_USED;
+use simulated::{Fault, Sabotage, TABLES_USED};
 use umpa::blocks::{Config, Placement};
 use umpa::tables::Reach;
 
@@ -25,6 +25,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(block, at, pages)| Step::Commit { block, at, pages }),
         3 => (block, 0..2000u64, pages())
             .prop_map(|(block, at, pages)| Step::Release { block, at, pages }),
+        2 => (0..1000usize, 0..1000usize, 0..2000u64)
+            .prop_map(|(one, other, pages)| Step::Swap { one, other, pages }),
         1 => any::<u64>().prop_map(|seed| Step::FreeForeign { seed }),
         1 => pages().prop_map(|frames| Step::Preload { frames }),
         1 => pages().prop_map(|frames| Step::Drain { frames }),
@@ -257,5 +259,38 @@ fn a_refused_commit_adds_nothing() {
             Step::Release { block: 1, at: 0, pages: 2048 },
         ];
         run(&setup, &steps).unwrap_or_else(|defect| panic!("{tables} tables: {defect:?}"));
+    }
+}
+
+/// The proof that the model notices: a machine whose flushes do nothing is found out.
+#[test]
+fn a_missing_flush_is_seen() {
+    let all = 32;
+    let moved = [
+        Step::Preload { frames: all },
+        Step::Malloc { pages: 2 },
+        Step::Malloc { pages: 2 },
+        Step::Swap { one: 0, other: 1, pages: 1 },
+    ];
+    let reused = [
+        Step::Preload { frames: all },
+        Step::Malloc { pages: 8 },
+        Step::Free { block: 0 },
+        // All frames, of which 8 wait for a flush; the freed addresses still lead to them.
+        Step::Malloc { pages: all },
+    ];
+    for steps in [&moved, &reused] {
+        for (sabotage, is_seen) in [(Sabotage::None, false), (Sabotage::IgnoreFlushAll, true)] {
+            let setup = plain(all, Placement::Remap);
+            let (mut tags, mut links) = setup.bookkeeping();
+            let mut world = World::new(&setup, &mut tags, &mut links);
+            world.umpa.machine_mut().sabotage = sabotage;
+            let done = steps.iter().try_for_each(|step| world.step(step));
+            let stale = matches!(
+                done,
+                Err(Defect::Access { fault: Fault::Stale { .. }, .. } | Defect::ForeignFrame { .. })
+            );
+            assert_eq!(stale, is_seen, "{steps:?}: {done:?}");
+        }
     }
 }

@@ -81,23 +81,25 @@ impl<M: Machine> Umpa<'_, M> {
     /// # Errors
     /// [`BlockError`]; then nothing was exchanged.
     pub fn swap(&mut self, one: Gva, other: Gva, bytes: u64) -> Result<(), BlockError> {
-        let mut pages = [Page::new(0); 2];
-        for (page, gva) in pages.iter_mut().zip([one, other]) {
-            let Some((slot, have, first, range)) = self.window_range(gva, bytes)? else {
+        let count = bytes / PAGE_BYTES;
+        let mut first = [Page::new(0); 2];
+        for (first, gva) in first.iter_mut().zip([one, other]) {
+            let Block::Window { slot, pages } = self.find(gva)? else {
                 return Err(BlockError::Pinned { gva });
             };
-            if first.get() - slot.page().get() + range > have {
+            if count == 0 || !bytes.is_multiple_of(PAGE_BYTES) || count > pages {
                 return Err(BlockError::BadRange { gva, bytes });
             }
-            *page = first;
+            *first = slot.page();
         }
-        let [one_page, other_page] = pages;
-        let count = bytes / PAGE_BYTES;
+        if one == other {
+            return Err(BlockError::BadRange { gva: other, bytes });
+        }
         let reach = self.config.reach;
-        match self.tables.swap(&mut self.machine, one_page, other_page, count, reach) {
-            Ok(flushes) => flushes.into_iter().for_each(|flush| flush.defer(&mut self.owed)),
-            Err(TableError::BadRange { .. }) => return Err(BlockError::BadRange { gva: other, bytes }),
-            Err(error) => return Err(AllocError::Tables(error).into()),
+        let swapped =
+            self.with_remedies(|umpa| umpa.tables.swap(&mut umpa.machine, first[0], first[1], count, reach));
+        for flush in swapped.map_err(AllocError::Tables)? {
+            flush.defer(&mut self.owed);
         }
         self.settle();
         self.stats.swapped += 1;

@@ -38,6 +38,12 @@ pub(crate) enum Step {
         at: u64,
         pages: u64,
     },
+    /// Exchanges the first pages of two blocks.
+    Swap {
+        one: usize,
+        other: usize,
+        pages: u64,
+    },
     /// A pointer to no block: freed before, within a block, or anywhere.
     FreeForeign {
         seed: u64,
@@ -214,6 +220,12 @@ impl<'a> World<'a> {
                 let Some(number) = number(block, self) else { return Ok(None) };
                 self.release(number, at, pages)
             }
+            Step::Swap { one, other, pages } => {
+                let (Some(one), Some(other)) = (number(one, self), number(other, self)) else {
+                    return Ok(None);
+                };
+                self.swap(one, other, pages)
+            }
             Step::FreeForeign { seed } => self.free_foreign(seed),
             Step::Preload { frames } => {
                 let before = self.umpa.frames().granted_frames();
@@ -350,6 +362,35 @@ impl<'a> World<'a> {
         }
         expect("released", &freed, |&freed| freed == expected)?;
         Ok(Some(gva))
+    }
+
+    fn swap(&mut self, one: usize, other: usize, pages: u64) -> Result<Option<Gva>, Defect> {
+        let both = [one, other].map(|number| self.blocks[number].gva);
+        let shortest = self.blocks[one].stamps.len().min(self.blocks[other].stamps.len());
+        let pages = if shortest == 0 { 1 } else { 1 + pages as usize % shortest };
+        let bytes = pages as u64 * PAGE_BYTES;
+        let available = self.available();
+        let bad = BlockError::BadRange { gva: both[1], bytes };
+        match self.umpa.swap(both[0], both[1], bytes) {
+            Ok(()) if one != other && shortest > 0 => {
+                for at in 0..pages {
+                    let stamp = self.blocks[one].stamps[at];
+                    self.blocks[one].stamps[at] =
+                        core::mem::replace(&mut self.blocks[other].stamps[at], stamp);
+                }
+            }
+            Err(BlockError::Pinned { gva }) if both.contains(&gva) => {}
+            Err(BlockError::BadRange { .. }) if shortest == 0 => {}
+            Err(error) if one == other && error == bad => {}
+            Err(BlockError::Alloc(error)) => self.refused(error, 0, available)?,
+            done => return Err(Defect::Unexpected { what: "swap", got: format!("{done:?}") }),
+        }
+        let inside = Gva::new(both[0].get() + PAGE_BYTES);
+        if !self.blocks.iter().any(|block| block.gva == inside) {
+            let done = self.umpa.swap(inside, both[1], bytes);
+            expect("swap from within a block", &done, |done| done.is_err())?;
+        }
+        Ok(Some(both[0]))
     }
 
     /// A range in the block (in its reservation, for a window).
