@@ -12,18 +12,24 @@
 //! for all that was unmapped since the last. With [`Placement::Remap`] there is no rung a: entries are
 //! written at every allocation and cleared at every free, as the paper's prototype did.
 //!
+//! A block whose frames are contiguous can be *covered*: large leaves show it, and reach over its ends
+//! to whatever frames lie around. One entry for each 2 MiB begun, wherever the run lies, so that the
+//! first touch of a 64 KiB block is one fault of a shadowing hypervisor, not two. What the leaves show
+//! besides is nobody's, as all of the direct map is. Covers keep their frames until they are freed.
+//!
 //! Invariants ([`Umpa::check`]):
 //!
 //! - `granted = free + quarantined + Σ frames of blocks + frames of retained windows`;
 //! - each page of a block is mapped, to frames of no other block, unless it was released;
 //! - an allocation fails only when too few frames are free (or tables, or addresses), wherever they lie.
 
+mod cover;
 mod resize;
 mod window;
 
 use crate::entry::EntryFlags;
 use crate::flush::Owed;
-use crate::frames::{FrameStore, Moved, Run};
+use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::space::{AddressSpace, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
@@ -57,6 +63,9 @@ pub struct Config {
     pub quarantine_max_frames: u64,
     /// Whether to ask the hypervisor when frames run out.
     pub refill: bool,
+    /// With [`Placement::Remap`], blocks of at least so many pages are covered by large leaves, where
+    /// their frames are contiguous ([module](self)); `u64::MAX`: none.
+    pub cover_min_pages: u64,
 }
 
 impl Default for Config {
@@ -67,6 +76,7 @@ impl Default for Config {
             flags: EntryFlags::DATA,
             quarantine_max_frames: 1 << 16,
             refill: true,
+            cover_min_pages: u64::MAX,
         }
     }
 }
@@ -107,7 +117,8 @@ pub enum BlockError {
         /// Its length.
         bytes: u64,
     },
-    /// A block of rung a can't do this: its address is its frames' place in the direct map.
+    /// A block of rung a can't do this, as its address is its frames' place in the direct map; nor can
+    /// a cover.
     Pinned {
         /// The block.
         gva: Gva,
@@ -131,6 +142,8 @@ pub struct Stats {
     pub retained: u64,
     /// Blocks from rungs b and c.
     pub windows: u64,
+    /// Blocks covered by large leaves.
+    pub covers: u64,
     /// Runs of frames that those were made of.
     pub pieces: u64,
     /// Retained windows unmapped because their frames were wanted.
@@ -151,6 +164,7 @@ const BLOCK: u64 = 1 << 60;
 enum Block {
     Direct { first: Frame, pages: u64 },
     Window { slot: Slot, pages: u64 },
+    Cover(cover::Cover),
 }
 
 /// See the [module](self).
@@ -261,6 +275,12 @@ impl<'a, M: Machine> Umpa<'a, M> {
                 }
             }
         }
+        if self.config.placement == Placement::Remap
+            && pages >= self.config.cover_min_pages
+            && let Some(gva) = self.new_cover(pages)?
+        {
+            return Ok(gva);
+        }
         let slot = self.new_window(pages, capacity(pages))?;
         self.stats.windows += 1;
         Ok(slot.page().start())
@@ -294,6 +314,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
                     self.end_window(slot, pages);
                 }
             }
+            Block::Cover(cover) => self.end_cover(cover),
         }
         Ok(())
     }
@@ -305,6 +326,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub fn usable_bytes(&self, gva: Gva) -> Result<u64, BlockError> {
         Ok(match self.find(gva)? {
             Block::Direct { pages, .. } | Block::Window { pages, .. } => pages * PAGE_BYTES,
+            Block::Cover(cover) => cover.pages * PAGE_BYTES,
         })
     }
 
@@ -326,18 +348,22 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Rung a.
     fn direct_block(&mut self, pages: u64) -> Option<Gva> {
-        // Blocks of 2 MiB and more begin at large frames where they can, so that a later move to a
-        // window needs few entries.
-        let aligned = if pages >= PageSize::Size2M.frames() {
-            self.frames.get_aligned(pages, PageSize::Size2M)
-        } else {
-            None
-        };
-        let run = aligned.or_else(|| self.frames.get(pages))?;
+        let run = self.contiguous(pages)?;
         let first = run.first();
         self.frames.set_note(first, BLOCK | pages);
         self.stats.direct += 1;
         Some(layout::direct(first.start()))
+    }
+
+    /// One free run. From 2 MiB on it begins at a large frame where that is possible, so that few
+    /// entries map it, now or when it moves.
+    fn contiguous(&mut self, pages: u64) -> Option<OwnedRun> {
+        let aligned = if pages >= window::TABLE_PAGES {
+            self.frames.get_aligned(pages, PageSize::Size2M)
+        } else {
+            None
+        };
+        aligned.or_else(|| self.frames.get(pages))
     }
 
     /// Rung a'.
@@ -387,6 +413,9 @@ impl<'a, M: Machine> Umpa<'a, M> {
         if let Some((slot, offset)) = Slot::containing(gva) {
             return match self.space.state(&self.machine, slot) {
                 State::Live { pages } if offset == 0 => Ok(Block::Window { slot, pages }),
+                State::Cover { offset_pages, pages } if offset == offset_pages * PAGE_BYTES => {
+                    Ok(Block::Cover(cover::Cover { slot, offset_pages, pages }))
+                }
                 _ => Err(missing),
             };
         }

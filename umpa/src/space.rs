@@ -19,6 +19,9 @@
 //! A live window may lose some of its pages. Until the next flush, its record tells so (the number of
 //! flushes before, [`AddressSpace::mark_stale`]): to map other frames there takes a flush first.
 //!
+//! A cover is a live slot of another kind: its block begins at an offset, so that page and frame are
+//! congruent.
+//!
 //! Bookkeeping is one 8-byte record for each slot ever used, in sparse arrays made of frames of the
 //! table arena: 512 records a frame.
 
@@ -101,6 +104,13 @@ pub enum State {
         /// Those pages.
         pages: u64,
     },
+    /// A block of one run, mapped by large leaves that reach over its ends.
+    Cover {
+        /// Its first page, counted from the slot's.
+        offset_pages: u64,
+        /// Its pages.
+        pages: u64,
+    },
     /// A freed window that keeps its mapping.
     Retained {
         /// Pages mapped.
@@ -113,12 +123,14 @@ const NONE: u32 = (1 << LINK_BITS) - 1;
 const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < NONE as u64);
 
 /// A slot's record: kind (2 bits), pages (32 bits), link (30 bits). A live slot is in no list: its link
-/// is the number of flushes when a page of it was unmapped last, modulo [`NONE`], or `NONE`.
+/// is the number of flushes when a page of it was unmapped last, modulo [`NONE`], or `NONE`. A cover's
+/// is its offset.
 #[derive(Clone, Copy)]
 struct Record(u64);
 
 impl Record {
-    const VACANT: u64 = 1;
+    const VACANT: u64 = 0;
+    const COVER: u64 = 1;
     const LIVE: u64 = 2;
     const RETAINED: u64 = 3;
 
@@ -129,6 +141,7 @@ impl Record {
     const fn state(self) -> State {
         let pages = self.0 << 2 >> (LINK_BITS + 2);
         match self.0 >> 62 {
+            Self::COVER => State::Cover { offset_pages: self.link() as u64, pages },
             Self::LIVE => State::Live { pages },
             Self::RETAINED => State::Retained { pages },
             _ => State::Vacant,
@@ -299,6 +312,19 @@ impl AddressSpace {
     ) {
         let link = self.classes[slot.class()].records.get(memory, slot).link();
         self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, link));
+    }
+
+    /// Makes a live window, or a cover, a cover of `pages` from `offset_pages` on.
+    pub fn set_cover(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        offset_pages: u64,
+        pages: u64,
+    ) {
+        debug_assert!(offset_pages + pages <= slot.pages());
+        self.rewrite(memory, arena, slot, Record::new(Record::COVER, pages, offset_pages as u32));
     }
 
     /// Records that pages of a live window were unmapped after flush number `settled`.

@@ -48,6 +48,7 @@ impl Counts {
             ("blocks_direct", self.stats.direct, start.stats.direct),
             ("blocks_retained", self.stats.retained, start.stats.retained),
             ("blocks_windows", self.stats.windows, start.stats.windows),
+            ("blocks_covers", self.stats.covers, start.stats.covers),
             ("window_pieces", self.stats.pieces, start.stats.pieces),
             ("windows_reclaimed", self.stats.reclaimed, start.stats.reclaimed),
         ] {
@@ -74,8 +75,14 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         "umpa-remap" => ("umpa-remap", Placement::Remap),
         _ => return Err(Failure::new("series is neither umpa nor umpa-remap")),
     };
-    let config =
-        Config { placement, quarantine_max_frames: boot.frames_max / 8, refill: false, ..Config::default() };
+    let config = Config {
+        placement,
+        quarantine_max_frames: boot.frames_max / 8,
+        refill: false,
+        // Up to 8 pages KVM's shadow paging maps at the first touch anyway.
+        cover_min_pages: 9,
+        ..Config::default()
+    };
     let mut umpa = context.allocator(config);
     let preloaded = umpa.preload(boot.frames_max);
     check(preloaded.frames == boot.frames_max, "not all frames could be preloaded")?;

@@ -2,7 +2,7 @@
 
 use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, capacity, pages_of};
 use crate::frames::Run;
-use crate::space::Slot;
+use crate::space::{Slot, State};
 use crate::tables::TableError;
 use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page};
 
@@ -20,12 +20,13 @@ impl<M: Machine> Umpa<'_, M> {
         match self.find(gva)? {
             Block::Direct { first, pages: have } => self.resize_direct(first, have, pages),
             Block::Window { slot, pages: have } => self.resize_window(slot, have, pages),
+            Block::Cover(cover) => self.resize_cover(cover, pages),
         }
     }
 
     /// Backs the pages of `[gva, gva + bytes)` with memory that aren't. The range lies in a window
     /// (made by `userpage_reserve`, say); pages behind its end up to the reservation extend it.
-    /// Returns the frames added. A block of rung a is always backed.
+    /// Returns the frames added. A block of rung a and a cover are always backed.
     ///
     /// # Errors
     /// [`BlockError`]; then nothing was added.
@@ -62,7 +63,7 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// Gives the frames of `[gva, gva + bytes)` back to the store; the addresses stay the block's, and
     /// `userpage_commit` backs them again. Returns the frames. A block of rung a lives where its
-    /// frames are, so it keeps them: 0.
+    /// frames are, and a cover shows its run as a whole, so they keep them: 0.
     ///
     /// # Errors
     /// [`BlockError`].
@@ -75,24 +76,24 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(frames)
     }
 
-    /// Exchanges the contents of the first `bytes` of two windows, without a copy: entries (or whole
+    /// Exchanges the contents of `bytes` from two places in windows, without a copy: entries (or whole
     /// tables) change places, and one flush makes it visible.
     ///
     /// # Errors
     /// [`BlockError`]; then nothing was exchanged.
     pub fn swap(&mut self, one: Gva, other: Gva, bytes: u64) -> Result<(), BlockError> {
-        let count = bytes / PAGE_BYTES;
         let mut first = [Page::new(0); 2];
         for (first, gva) in first.iter_mut().zip([one, other]) {
-            let Block::Window { slot, pages } = self.find(gva)? else {
+            let Some((slot, have, page, pages)) = self.window_range(gva, bytes)? else {
                 return Err(BlockError::Pinned { gva });
             };
-            if count == 0 || !bytes.is_multiple_of(PAGE_BYTES) || count > pages {
+            if page.get() - slot.page().get() + pages > have {
                 return Err(BlockError::BadRange { gva, bytes });
             }
-            *first = slot.page();
+            *first = page;
         }
-        if one == other {
+        let count = bytes / PAGE_BYTES;
+        if one.get().abs_diff(other.get()) < bytes {
             return Err(BlockError::BadRange { gva: other, bytes });
         }
         let reach = self.config.reach;
@@ -120,9 +121,9 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(gva)
     }
 
-    /// Moves a rung-a block into a window: its frames are mapped there as well. Nothing is unmapped,
-    /// so nothing is flushed: the direct map goes on showing the frames.
-    fn move_to_window(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
+    /// Moves a block of one run into a window: its frames are mapped there as well. Nothing is unmapped
+    /// here, so nothing is flushed: the direct map goes on showing the frames.
+    pub(super) fn move_to_window(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
         self.make_free(pages - have)?;
         let slot = self.reserve(capacity(pages), pages)?;
         let page = slot.page();
@@ -130,9 +131,10 @@ impl<M: Machine> Umpa<'_, M> {
             self.end_window(slot, 0);
             return Err(error.into());
         }
+        let note = self.frames.note(first).unwrap_or(0);
         self.frames.set_note(first, 0);
         if let Err((error, _)) = self.map_kept(page, Run::new(first, have)) {
-            self.frames.set_note(first, BLOCK | have);
+            self.frames.set_note(first, note);
             self.unmap_to_quarantine(page.offset(have), pages - have);
             self.end_window(slot, 0);
             return Err(AllocError::Tables(error).into());
@@ -213,7 +215,7 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// The window around a range of whole pages: slot, length, first page and pages of the range.
-    /// `None` for a range within a block of rung a.
+    /// `None` for a range within a block of rung a or a cover.
     fn window_range(&self, gva: Gva, bytes: u64) -> Result<Option<(Slot, u64, Page, u64)>, BlockError> {
         let bad = BlockError::BadRange { gva, bytes };
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) || !gva.get().is_multiple_of(PAGE_BYTES) {
@@ -223,6 +225,11 @@ impl<M: Machine> Umpa<'_, M> {
             let usable = self.usable_bytes(gva)?;
             return if bytes <= usable { Ok(None) } else { Err(bad) };
         };
+        if let State::Cover { offset_pages, pages } = self.space.state(&self.machine, slot) {
+            let first = offset_pages * PAGE_BYTES;
+            let within = offset >= first && bytes <= (first + pages * PAGE_BYTES).saturating_sub(offset);
+            return if within { Ok(None) } else { Err(bad) };
+        }
         let Block::Window { pages: have, .. } = self.find(slot.page().start())? else { return Err(bad) };
         let room = slot.pages() * PAGE_BYTES;
         if bytes > room - offset {

@@ -122,11 +122,20 @@ impl<M: Machine> Umpa<'_, M> {
     /// Maps one run; an error gives it back.
     pub(super) fn map_kept(&mut self, page: Page, run: OwnedRun) -> Result<(), (TableError, OwnedRun)> {
         let flags = self.config.flags;
+        self.map_by(run, |umpa, run| umpa.tables.map(&mut umpa.machine, page, run, flags, PageSize::Size1G))
+    }
+
+    /// Maps one run by `map`, with remedies; an error gives it back.
+    pub(super) fn map_by(
+        &mut self,
+        run: OwnedRun,
+        mut map: impl FnMut(&mut Self, OwnedRun) -> Result<(), (TableError, OwnedRun)>,
+    ) -> Result<(), (TableError, OwnedRun)> {
         let mut held = Some(run);
         let mut failed = TableError::OutOfTables;
         let mapped = self.with_remedies(|umpa| {
             let Some(run) = held.take() else { return Ok(()) };
-            umpa.tables.map(&mut umpa.machine, page, run, flags, PageSize::Size1G).map_err(|(error, run)| {
+            map(umpa, run).map_err(|(error, run)| {
                 failed = error;
                 held = Some(run);
             })
