@@ -14,6 +14,8 @@ const RATIO: usize = 7;
 /// Width of a counter.
 const COUNT: usize = 12;
 
+const TOTAL: &str = "total: alloc + traversal + free, cycles per page";
+
 /// The whole text, ended by a newline.
 #[must_use]
 pub fn render(record: &Record) -> String {
@@ -22,7 +24,7 @@ pub fn render(record: &Record) -> String {
     if record.params.timing_is_real {
         let part =
             |text: &mut String, title: &str, value: fn(&Bin) -> Option<f64>| part(text, record, title, value);
-        part(&mut text, "total: alloc + traversal + free, cycles per page", Bin::total_per_page);
+        part(&mut text, TOTAL, Bin::total_per_page);
         part(
             &mut text,
             "notraverse: total less the traversal's own cost, cycles per operation",
@@ -37,6 +39,22 @@ pub fn render(record: &Record) -> String {
     }
     counters(&mut text, record);
     verdicts(&mut text, record);
+    text
+}
+
+/// Head and totals only, or counts where times mean nothing.
+#[must_use]
+pub fn render_totals(record: &Record) -> String {
+    let mut text = String::new();
+    header(&mut text, record);
+    if record.params.timing_is_real {
+        part(&mut text, record, TOTAL, Bin::total_per_page);
+        let _ = writeln!(text, "x: so many times less than {BASELINE}; below 1 it costs more.");
+    } else {
+        let _ = writeln!(text, "Under an emulator times mean nothing and are not shown.\n");
+        counts(&mut text, record);
+        counters(&mut text, record);
+    }
     text
 }
 

@@ -119,6 +119,27 @@ impl BenchError {
     }
 }
 
+/// The short run of `vmm demo`: a small ring, and totals only.
+pub(super) fn sample(emulated: bool) -> Result<String, Box<dyn Error>> {
+    let (ops, ring_blocks) = if emulated { (60, 8) } else { (600, 128) };
+    let args = Args {
+        bench: BENCHES[0].to_owned(),
+        seed: Params::PAPER.seed,
+        ops: Some(ops),
+        warmup: Some(ops / 4),
+        slice: Some(ops / 6),
+        ring_blocks: Some(ring_blocks),
+        sizes: "log".to_owned(),
+        quick: true,
+        series: Vec::new(),
+        json: None,
+        ring: Ring::Three,
+        mem: None,
+        timeout: Duration::from_secs(600),
+    };
+    Ok(table::render_totals(&measure(&args)?))
+}
+
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     match run(args) {
@@ -132,10 +153,16 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn run(args: &Args) -> Result<(), BenchError> {
-    let params = params(args)?;
     if let Some(path) = &args.json {
         output::check(path)?;
     }
+    let record = measure(args)?;
+    output::show(&table::render(&record), &record, args.json.as_deref())?;
+    Ok(())
+}
+
+fn measure(args: &Args) -> Result<Record, BenchError> {
+    let params = params(args)?;
     let timing_is_real = timing::timing_is_real();
     let names = series_names(args, timing_is_real);
     let guests = names.iter().filter(|name| guest::NAMES.contains(name)).count() as u64;
@@ -171,9 +198,7 @@ fn run(args: &Args) -> Result<(), BenchError> {
     let mut work = Work::new(&params, timing_is_real);
     work.guest_memory_bytes = if guests > 0 { memory_bytes } else { 0 };
     work.guest_ring = args.ring.number();
-    let record = Record::new(BENCHES[0], machine(host.as_ref()), work, &outcomes?);
-    output::show(&table::render(&record), &record, args.json.as_deref())?;
-    Ok(())
+    Ok(Record::new(BENCHES[0], machine(host.as_ref()), work, &outcomes?))
 }
 
 fn params(args: &Args) -> Result<Params, ParamError> {

@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod bench;
+mod demo;
 mod doctor;
 mod emulate;
 mod run;
@@ -8,6 +9,7 @@ pub(crate) mod units;
 mod workloads;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +34,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Run(run::Args),
     Workloads(workloads::Args),
     Doctor(doctor::Args),
@@ -42,6 +45,7 @@ enum Command {
 /// Parses the command line and does it.
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(args),
         Command::Workloads(args) => workloads::main(&args),
         Command::Doctor(args) => doctor::main(&args),
@@ -52,6 +56,15 @@ pub(crate) fn main() -> ExitCode {
         complain(error.as_ref());
         ExitCode::from(BROKEN)
     })
+}
+
+/// Writes text to standard output. Whoever reads it may stop reading.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 /// Writes an error and everything that caused it to standard error.
