@@ -36,12 +36,14 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn config() -> impl Strategy<Value = Config> {
     let quarantine = prop_oneof![Just(0u64), 1..64u64, Just(1 << 16)];
-    (any::<bool>(), any::<bool>(), quarantine, prop::bool::weighted(0.8)).prop_map(
-        |(ladder, tables, quarantine_max_frames, refill)| Config {
+    let cover = prop_oneof![2 => Just(u64::MAX), 1 => 1..20u64];
+    (any::<bool>(), any::<bool>(), quarantine, prop::bool::weighted(0.8), cover).prop_map(
+        |(ladder, tables, quarantine_max_frames, refill, cover_min_pages)| Config {
             placement: if ladder { Placement::Ladder } else { Placement::Remap },
             reach: if tables { Reach::Tables } else { Reach::Leaves },
             quarantine_max_frames,
             refill,
+            cover_min_pages,
             ..Config::default()
         },
     )

@@ -4,8 +4,10 @@
 //! contain. Every page of a block is stamped with a number of its own when the block gets it, so an
 //! access that reaches another frame is seen, whoever's frame it is.
 
-use crate::simulated::{Access, FRAMES, Fault, Ledger, Machine, Mapped, TABLES, TABLES_USED};
-use std::collections::{BTreeMap, BTreeSet};
+mod checks;
+
+use crate::simulated::{Access, FRAMES, Fault, Ledger, Machine, TABLES, TABLES_USED};
+use std::collections::BTreeMap;
 use umpa::blocks::{AllocError, BlockError, Config, Umpa};
 use umpa::frames::FrameStore;
 use umpa::tables::{PageTables, TableArena};
@@ -76,6 +78,15 @@ struct Block {
     stamps: Vec<Option<u64>>,
     /// Addresses that are the block's at least.
     reserved_pages: u64,
+    /// Shown by large leaves that reach over its ends: it keeps its frames until it is freed.
+    cover: bool,
+}
+
+impl Block {
+    /// Its pages can be backed and released one by one.
+    fn is_window(&self) -> bool {
+        in_window(self.gva) && !self.cover
+    }
 }
 
 /// What a case consists of.
@@ -118,6 +129,8 @@ pub(crate) struct World<'a> {
     /// along, with the number of flushes then: the old address may reach them until the next one.
     dead: BTreeMap<Page, Option<u64>>,
     next_stamp: u64,
+    /// Covers made so far.
+    covers: u64,
     steps: usize,
     /// Refused for want of frames.
     pub(crate) out_of_frames: u64,
@@ -139,6 +152,7 @@ impl<'a> World<'a> {
             blocks: Vec::new(),
             dead: BTreeMap::new(),
             next_stamp: 0,
+            covers: 0,
             steps: 0,
             out_of_frames: 0,
             out_of_tables: 0,
@@ -269,7 +283,9 @@ impl<'a> World<'a> {
         if let Some(other) = self.blocks.iter().find(|other| other.gva == gva) {
             return Err(Defect::Unexpected { what: "address given twice", got: format!("{other:?}") });
         }
-        let mut block = Block { gva, stamps: vec![None; usable as usize], reserved_pages: pages };
+        let covers = self.umpa.stats().covers;
+        let cover = core::mem::replace(&mut self.covers, covers) < covers;
+        let mut block = Block { gva, stamps: vec![None; usable as usize], reserved_pages: pages, cover };
         for at in 0..usable {
             self.stamp(&mut block, at)?;
         }
@@ -289,8 +305,9 @@ impl<'a> World<'a> {
                 if moved != gva {
                     self.bury(&block, 0, true);
                     block.gva = moved;
+                    block.cover = false;
                     block.reserved_pages = pages;
-                } else {
+                } else if !block.cover {
                     self.bury(&block, pages as usize, false);
                 }
                 block.reserved_pages = block.reserved_pages.max(pages);
@@ -355,7 +372,7 @@ impl<'a> World<'a> {
         };
         let block = &mut self.blocks[number];
         let mut expected = 0;
-        if in_window(gva) {
+        if block.is_window() {
             for stamp in block.stamps.iter_mut().skip(at as usize).take(pages as usize) {
                 expected += u64::from(stamp.take().is_some());
             }
@@ -364,31 +381,32 @@ impl<'a> World<'a> {
         Ok(Some(gva))
     }
 
+    /// Swaps some pages at different places of two blocks, or of one.
     fn swap(&mut self, one: usize, other: usize, pages: u64) -> Result<Option<Gva>, Defect> {
         let both = [one, other].map(|number| self.blocks[number].gva);
-        let shortest = self.blocks[one].stamps.len().min(self.blocks[other].stamps.len());
+        let lens = [one, other].map(|number| self.blocks[number].stamps.len());
+        let shortest = lens[0].min(lens[1]);
         let pages = if shortest == 0 { 1 } else { 1 + pages as usize % shortest };
-        let bytes = pages as u64 * PAGE_BYTES;
+        let mut at = lens.map(|len| len.saturating_sub(pages) / 2);
+        if one == other && at[1] + 2 * pages <= shortest {
+            at[1] += pages;
+        }
+        let places = [0, 1].map(|side| Gva::new(both[side].get() + at[side] as u64 * PAGE_BYTES));
         let available = self.available();
-        let bad = BlockError::BadRange { gva: both[1], bytes };
-        match self.umpa.swap(both[0], both[1], bytes) {
-            Ok(()) if one != other && shortest > 0 => {
-                for at in 0..pages {
-                    let stamp = self.blocks[one].stamps[at];
-                    self.blocks[one].stamps[at] =
-                        core::mem::replace(&mut self.blocks[other].stamps[at], stamp);
+        let windows = [one, other].into_iter().all(|number| self.blocks[number].is_window());
+        let fits = shortest > 0 && (one != other || at[0] != at[1]);
+        match self.umpa.swap(places[0], places[1], pages as u64 * PAGE_BYTES) {
+            Ok(()) if windows && fits => {
+                for page in 0..pages {
+                    let first = self.blocks[one].stamps[at[0] + page];
+                    let second = core::mem::replace(&mut self.blocks[other].stamps[at[1] + page], first);
+                    self.blocks[one].stamps[at[0] + page] = second;
                 }
             }
-            Err(BlockError::Pinned { gva }) if both.contains(&gva) => {}
-            Err(BlockError::BadRange { .. }) if shortest == 0 => {}
-            Err(error) if one == other && error == bad => {}
+            Err(BlockError::Pinned { .. } | BlockError::NotABlock { .. }) if !windows || !fits => {}
+            Err(BlockError::BadRange { .. }) if !fits => {}
             Err(BlockError::Alloc(error)) => self.refused(error, 0, available)?,
             done => return Err(Defect::Unexpected { what: "swap", got: format!("{done:?}") }),
-        }
-        let inside = Gva::new(both[0].get() + PAGE_BYTES);
-        if !self.blocks.iter().any(|block| block.gva == inside) {
-            let done = self.umpa.swap(inside, both[1], bytes);
-            expect("swap from within a block", &done, |done| done.is_err())?;
         }
         Ok(Some(both[0]))
     }
@@ -397,7 +415,7 @@ impl<'a> World<'a> {
     fn range(&self, number: usize, at: u64, pages: u64) -> (Gva, u64, u64) {
         let block = &self.blocks[number];
         let len = block.stamps.len() as u64;
-        let len = if in_window(block.gva) { block.reserved_pages.max(len) } else { len };
+        let len = if block.is_window() { block.reserved_pages.max(len) } else { len };
         let at = at % len;
         (block.gva, at, pages.clamp(1, len - at))
     }
@@ -464,97 +482,6 @@ impl<'a> World<'a> {
             let some = self.dead.keys().nth(self.steps % 64).copied();
             self.dead.remove(&some.unwrap_or_default());
         }
-    }
-
-    /// Everything that must hold after a step.
-    fn verify(&mut self, touched: Option<Gva>) -> Result<(), Defect> {
-        let mut owners: BTreeMap<Frame, Gva> = BTreeMap::new();
-        let mut block_frames = 0;
-        for block in &self.blocks {
-            for (at, stamp) in block.stamps.iter().enumerate() {
-                block_frames += u64::from(stamp.is_some());
-                let gva = Gva::new(block.gva.get() + at as u64 * PAGE_BYTES);
-                let look = Some(block.gva) == touched || (at + self.steps).is_multiple_of(self.setup.stride);
-                let Some(expected) = *stamp else { continue };
-                let Some(mapped) = self.umpa.machine_mut().tree_frame(gva.containing()) else {
-                    let fault = Fault::Absent { page: gva.containing() };
-                    return Err(Defect::Access { gva, fault });
-                };
-                if owners.insert(mapped, block.gva).is_some() {
-                    return Err(Defect::SharedFrame { gva, frame: mapped });
-                }
-                if !look {
-                    continue;
-                }
-                let found = self.umpa.machine_mut().access(gva, Access::Read);
-                let found = found.map_err(|fault| Defect::Access { gva, fault })?;
-                if found != expected {
-                    return Err(Defect::Content { gva, expected, found });
-                }
-            }
-        }
-        self.verify_dead(&owners)?;
-        self.umpa.check(block_frames);
-        let arena = self.umpa.tables().arena();
-        let counted = arena.used_tables() + arena.free_tables() + arena.stale_tables();
-        expect("tables", &counted, |&tables| tables == arena.frames())
-    }
-
-    /// No address that isn't a block's reaches a block's frame, through whatever is still cached.
-    fn verify_dead(&mut self, owners: &BTreeMap<Frame, Gva>) -> Result<(), Defect> {
-        let live: BTreeSet<Page> = self.blocks.iter().flat_map(Block::backed).collect();
-        let holes = self.blocks.iter().flat_map(Block::holes);
-        let dead =
-            self.dead.iter().map(|(&page, &stamp)| (page, stamp)).chain(holes.map(|page| (page, None)));
-        let settled = self.umpa.owed().settled();
-        let dead: Vec<_> =
-            dead.filter(|(page, moved)| !live.contains(page) && *moved != Some(settled)).collect();
-        for (page, _) in dead {
-            let machine = self.umpa.machine_mut();
-            for found in machine.translations(page) {
-                let gva = page.start();
-                let found = found.map_err(|fault| Defect::Access { gva, fault })?;
-                if let Some(frame) = found.map(Mapped::frame).filter(|frame| owners.contains_key(frame)) {
-                    return Err(Defect::ForeignFrame { gva, frame });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends everything; then all frames can be had at once, and given back.
-    pub(crate) fn finish(&mut self) -> Result<(), Defect> {
-        while !self.blocks.is_empty() {
-            self.step(&Step::Free { block: 0 })?;
-        }
-        let all = self.available();
-        if all > 0 && !self.setup.few_tables {
-            let touched = self.apply(&Step::Malloc { pages: all })?;
-            self.verify(touched)?;
-            expect("a block of everything", &self.len(), |&len| len == 1)?;
-            let block = self.blocks[0].clone();
-            for at in 0..block.stamps.len() {
-                let gva = Gva::new(block.gva.get() + at as u64 * PAGE_BYTES);
-                let found = self.umpa.machine_mut().access(gva, Access::Read);
-                found.map_err(|fault| Defect::Access { gva, fault })?;
-            }
-            self.step(&Step::Free { block: 0 })?;
-        }
-        Ok(())
-    }
-}
-
-impl Block {
-    fn backed(&self) -> impl Iterator<Item = Page> {
-        let first = self.gva.containing();
-        let backed = self.stamps.iter().enumerate().filter(|(_, stamp)| stamp.is_some());
-        backed.map(move |(at, _)| first.offset(at as u64))
-    }
-
-    fn holes(&self) -> impl Iterator<Item = Page> {
-        let first = self.gva.containing();
-        let holes = self.stamps.iter().enumerate().filter(|(_, stamp)| stamp.is_none());
-        holes.map(move |(at, _)| first.offset(at as u64))
     }
 }
 
