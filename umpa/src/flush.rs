@@ -102,3 +102,54 @@ impl Owed {
 /// Proof that all translations were flushed just now: opens the quarantines.
 #[derive(Debug)]
 pub struct FlushedAll(());
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::frames::Run;
+    use std::vec::Vec;
+    use umpa_abi::addr::Frame;
+
+    #[derive(Default)]
+    struct Log {
+        pages: Vec<u64>,
+        all: u32,
+    }
+
+    impl Tlb for Log {
+        fn flush_page(&mut self, page: Page) {
+            self.pages.push(page.get());
+        }
+        fn flush_all(&mut self) {
+            self.all += 1;
+        }
+    }
+
+    #[test]
+    fn few_pages_are_flushed_one_by_one() {
+        let mut tlb = Log::default();
+        let owned = Flush::new(Page::new(7), 3).complete(Run::new(Frame::new(9), 3), &mut tlb);
+        assert_eq!((owned.first(), owned.end()), (Frame::new(9), Frame::new(12)));
+        assert_eq!((tlb.pages, tlb.all), ([7, 8, 9].to_vec(), 0));
+    }
+
+    #[test]
+    fn many_pages_are_flushed_together() {
+        let mut tlb = Log::default();
+        Flush::new(Page::new(7), PAGES_ONE_BY_ONE + 1).complete_only(&mut tlb);
+        assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
+        Flush::new(Page::new(7), 0).complete_only(&mut tlb);
+        assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
+    }
+
+    #[test]
+    fn one_flush_settles_all_that_were_deferred() {
+        let (mut tlb, mut owed) = (Log::default(), Owed::new());
+        Flush::new(Page::new(0), 5).defer(&mut owed);
+        Flush::new(Page::new(99), 6).defer(&mut owed);
+        assert_eq!((owed.pages(), owed.settled()), (11, 0));
+        let _: FlushedAll = owed.settle(&mut tlb);
+        assert_eq!((owed.pages(), owed.settled(), tlb.all), (0, 1, 1));
+    }
+}

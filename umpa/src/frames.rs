@@ -24,10 +24,10 @@ use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{EXTENTS_MAX, Extent, Policy, Shortfall};
 
 /// State of a run that nothing maps.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Owned {}
 /// State of a run that a cached translation may still reach.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Stale {}
 
 /// Contiguous frames, held by whoever holds the value: neither `Clone` nor `Copy`.
@@ -337,3 +337,98 @@ impl<'a> FrameStore<'a> {
 /// Extents that one call of a drain gives back; they lie on the stack (2 KiB).
 const DRAIN_EXTENTS: usize = 128;
 const _: () = assert!(DRAIN_EXTENTS <= EXTENTS_MAX);
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::flush::Owed;
+    use crate::hardware::{Exchanged, Tlb};
+    use std::vec;
+    use umpa_abi::addr::Page;
+
+    const BASE: Frame = Frame::new(1000);
+
+    /// Grants what is wanted from frame 1000 on, takes all that is given.
+    struct Host;
+
+    impl FrameSource for Host {
+        fn exchange(
+            &mut self,
+            give: &[Extent],
+            want_pages: [u64; 3],
+            _: Policy,
+            granted: &mut dyn FnMut(Extent),
+        ) -> Exchanged {
+            if want_pages[0] > 0 {
+                granted(Extent::new(BASE, want_pages[0] as u32, PageSize::Size4K));
+            }
+            let taken_frames = give.iter().map(Extent::frames).sum();
+            Exchanged { granted_pages: want_pages, taken_frames, shortfall: Shortfall::None, bad_extent: 0 }
+        }
+    }
+
+    struct NoTlb;
+
+    impl Tlb for NoTlb {
+        fn flush_page(&mut self, _: Page) {}
+        fn flush_all(&mut self) {}
+    }
+
+    #[test]
+    fn frames_are_granted_taken_and_put_back() {
+        let mut tags = vec![0; 100];
+        let mut store = FrameStore::new(BASE, &mut tags);
+        assert_eq!(store.refill(&mut Host, [60, 0, 0], Policy::Partial).frames, 60);
+        let run = store.get(10).unwrap();
+        store.check(10);
+        let (front, back) = run.split(4);
+        assert_eq!(front.end(), back.first());
+        store.put(front).unwrap();
+        store.put(back).unwrap();
+        assert_eq!((store.free_frames(), store.free_runs()), (60, 1));
+        assert_eq!(store.drain(&mut Host, 25).frames, 25);
+        assert_eq!((store.granted_frames(), store.free_frames()), (35, 35));
+        store.check(0);
+    }
+
+    #[test]
+    fn what_is_stale_is_free_after_a_flush_only() {
+        let mut tags = vec![0; 100];
+        let mut store = FrameStore::new(BASE, &mut tags);
+        store.refill(&mut Host, [8, 0, 0], Policy::Partial);
+        let run = store.get(8).unwrap();
+        store.quarantine(Run::new(run.first(), 3));
+        store.quarantine(Run::new(run.first().offset(3), 5));
+        assert_eq!((store.quarantined_frames(), store.get(1)), (8, None));
+        assert_eq!(store.note(run.first()), None, "a quarantined frame has no owner");
+        store.check(0);
+        let flushed = Owed::new().settle(&mut NoTlb);
+        assert_eq!(store.release_quarantine(&flushed), 8);
+        assert_eq!((store.free_frames(), store.free_runs()), (8, 1));
+        store.check(0);
+    }
+
+    #[test]
+    fn what_is_not_the_stores_comes_back() {
+        let mut tags = vec![0; 100];
+        let mut store = FrameStore::new(BASE, &mut tags);
+        store.refill(&mut Host, [8, 0, 0], Policy::Partial);
+        let (first, frames) = (Frame::new(5), 2);
+        let (error, run) = store.put(Run::new(first, frames)).unwrap_err();
+        assert_eq!((error, run.first()), (PutError::Foreign { first, frames }, first));
+        let (error, _) = store.put(Run::new(BASE.offset(7), 2)).unwrap_err();
+        assert_eq!(error, PutError::AlreadyFree { frame: BASE.offset(7) });
+        store.check(0);
+    }
+
+    #[test]
+    fn aligned_runs_are_aligned_by_frame_number() {
+        let mut tags = vec![0; 2000];
+        let mut store = FrameStore::new(BASE, &mut tags);
+        store.refill(&mut Host, [1900, 0, 0], Policy::Partial);
+        let run = store.get_aligned(600, PageSize::Size2M).unwrap();
+        assert_eq!(run.first(), Frame::new(1024));
+        store.check(600);
+    }
+}

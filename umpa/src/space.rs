@@ -494,3 +494,6 @@ fn forget(memory: &mut impl TableMemory, arena: &mut TableArena<'_>, node: Frame
     }
     arena.put(node);
 }
+
+#[cfg(test)]
+mod tests;
