@@ -179,6 +179,8 @@ pub struct Counters {
 
 /// The counter of exits to the VMM.
 pub const EXITS: &str = "exits";
+/// The counter of exits by KVM's statistics, less the host's interrupts and the measurement's pauses.
+pub const KVM_GUEST_EXITS: &str = "kvm_guest_exits";
 
 impl Counters {
     fn new(allocations: u64, counts: BTreeMap<String, u64>) -> Self {

@@ -75,6 +75,17 @@ pub enum MemoryError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// The host has no memory for the guest's bookkeeping.
+    #[error("the host can't back {bytes} bytes at {gpa} with memory: free some, or lower --mem")]
+    Populate {
+        /// Where.
+        gpa: Gpa,
+        /// How many bytes.
+        bytes: u64,
+        /// What madvise failed with.
+        #[source]
+        source: io::Error,
+    },
     /// An address that isn't guest RAM, or RAM that isn't granted.
     #[error("guest-physical {bytes} bytes at {gpa} aren't accessible memory")]
     Outside {
@@ -310,6 +321,23 @@ impl GuestRam {
     /// Gives the memory behind frames back to the host. Their content is gone.
     pub(crate) fn discard(&self, frames: Range<u64>) -> io::Result<()> {
         self.advise(frames, Advice::LinuxDontNeed)
+    }
+
+    /// Backs part of the system slot with memory. Left to the guest, its first access would be a read,
+    /// which the kernel answers with the page of zeros, and the write after it with a small page.
+    ///
+    /// # Errors
+    /// [`MemoryError::Populate`].
+    pub(crate) fn populate_system(&self, gpa: Gpa, bytes: u64) -> Result<(), MemoryError> {
+        let outside = self.check_system(gpa, bytes)?;
+        let Some(offset) = gpa.get().checked_sub(SYSTEM_GPA.get()) else { return Err(outside) };
+        // SAFETY: check_system: offset + bytes lies in the system mapping.
+        let start = unsafe { self.system.base.as_ptr().add(offset as usize) };
+        // SAFETY: as above; populating changes no content.
+        match unsafe { rustix::mm::madvise(start.cast(), bytes as usize, Advice::LinuxPopulateWrite) } {
+            Ok(()) | Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Ok(()),
+            Err(errno) => Err(MemoryError::Populate { gpa, bytes, source: errno.into() }),
+        }
     }
 
     /// Writes zeros to frames that are accessible.

@@ -11,11 +11,7 @@
 
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::boot::BootInfo;
-use umpa_abi::layout::{
-    BOOKKEEPING_BYTES_PER_FRAME, CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA,
-    SYSTEM_GVA,
-};
-use umpa_abi::paging::ENTRIES;
+use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA, SYSTEM_GVA};
 use umpa_abi::{Wire, layout};
 
 use crate::memory::{FRAMES_MIN_BYTES, MemoryError};
@@ -26,11 +22,6 @@ pub const BOOT_GVA: Gva = SYSTEM_GVA;
 pub const CALL_AREA_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (64 << 10));
 /// Where it sees its stack; the pages below are unmapped.
 pub const STACK_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
-
-/// Bookkeeping that every guest has besides its share for each frame.
-const BOOKKEEPING_EXTRA_BYTES: u64 = 64 << 10;
-/// Tables that every guest has besides its share: the upper levels, and the VMM's own.
-const TABLES_EXTRA: u64 = 64;
 
 const _: () = assert!(BootInfo::SIZE_BYTES as u64 <= PAGE_BYTES);
 const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES < STACK_GVA.get());
@@ -96,14 +87,13 @@ impl SystemLayout {
         let boot = after(image, PAGE_BYTES);
         let call_area = after(boot, CALL_AREA_BYTES);
         let stack = after(call_area, STACK_BYTES);
-        let bookkeeping_bytes = frames * BOOKKEEPING_BYTES_PER_FRAME + BOOKKEEPING_EXTRA_BYTES;
+        let tables_bytes = (layout::table_frames(frames) * PAGE_BYTES).next_multiple_of(large);
+        let bookkeeping_bytes = layout::bookkeeping_bytes(frames, tables_bytes / PAGE_BYTES);
         let bookkeeping = after_aligned(stack, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
-        let leaf_tables = frames.div_ceil(ENTRIES as u64);
-        let tables_bytes = (leaf_tables + leaf_tables / 10 + TABLES_EXTRA) * PAGE_BYTES;
-        let tables = after_aligned(bookkeeping, tables_bytes.next_multiple_of(large));
+        let tables = after_aligned(bookkeeping, tables_bytes);
         if tables.end() > FRAMES_GPA.get() {
-            // Bookkeeping and tables take about 1/236 of the memory, and lie below FRAMES_GPA.
-            return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 236);
+            // Bookkeeping and tables take about 1/158 of the memory, and lie below FRAMES_GPA.
+            return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 158);
         }
         Ok(Self { image, boot, call_area, stack, bookkeeping, tables })
     }
@@ -128,8 +118,9 @@ mod tests {
             assert!(pair[0].end() <= pair[1].gpa.get(), "{pair:?}");
         }
         assert!(system.tables.gpa.is_aligned(PageSize::Size2M));
-        assert!(system.tables.bytes / PAGE_BYTES >= 1024 + 102 + 64);
-        assert_eq!(system.bookkeeping.bytes, (524_288 * 8) + 65_536);
+        let tables = system.tables.bytes / PAGE_BYTES;
+        assert!(tables >= 2048 + 204 + 64);
+        assert!(system.bookkeeping.bytes >= 524_288 * 8 + tables * 4);
     }
 
     #[test]

@@ -192,6 +192,7 @@ impl Vm {
         let args = pack_args(&config.args)?;
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes)?;
         let ram = GuestRam::new(system.bytes(), config.memory_bytes)?;
+        ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
         let header = config.image.load(&ram)?;
         let traps = traps::fill(&ram, &header)?;
         let tables = tables::build(&ram, &system, &header, config.ring, host.pages_1g())?;

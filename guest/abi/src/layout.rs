@@ -44,8 +44,21 @@ pub const CALL_AREA_BYTES: u64 = 64 << 10;
 /// The first stack's size (the workload's); an unmapped page lies below it.
 pub const STACK_BYTES: u64 = 256 << 10;
 
-/// The frame bookkeeping handed to a guest, bytes per frame of its memory.
-pub const BOOKKEEPING_BYTES_PER_FRAME: u64 = 8;
+/// Frames of the table arena for a guest with `frames` frames: enough to map each of them by 4 KiB
+/// leaves from leaf tables that are half full, a tenth of that for what is above and beside the leaf
+/// tables, and a few for small guests. Those that are never used have no memory behind them.
+#[must_use]
+pub const fn table_frames(frames: u64) -> u64 {
+    let half_full = frames.div_ceil(256);
+    half_full + half_full / 10 + 64
+}
+
+/// Bytes of bookkeeping memory for a guest: a tag of 8 bytes for each frame, a link of 4 bytes for each
+/// frame of the table arena.
+#[must_use]
+pub const fn bookkeeping_bytes(frames: u64, table_frames: u64) -> u64 {
+    frames * 8 + table_frames * 4
+}
 
 /// The view of a guest-physical address in the direct map.
 #[must_use]

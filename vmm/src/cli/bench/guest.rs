@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use benches::driver::{Outcome, Series, SeriesError};
 use benches::plan;
-use benches::record::EXITS;
+use benches::record::{EXITS, KVM_GUEST_EXITS};
 use umpa_abi::call::{ExitCode, Op};
 use umpa_abi::record::{self, Record, name_text};
 use vmm::host::Host;
@@ -22,7 +22,8 @@ pub(super) const NAMES: [&str; 2] = ["umpa", "umpa-remap"];
 
 /// What KVM counts by itself and is worth keeping. Its `exits` are all that leaves the guest, the
 /// host's own interrupts included.
-const KVM_STATS: [&str; 6] = ["exits", "io_exits", "pf_taken", "pf_fixed", "tlb_flush", "invlpg"];
+const KVM_STATS: [&str; 7] =
+    ["exits", "irq_exits", "io_exits", "pf_taken", "pf_fixed", "tlb_flush", "invlpg"];
 
 /// What all guests of a run have in common.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +136,10 @@ impl Guest {
                 counters.insert(format!("kvm_{stat}"), end.saturating_sub(*start));
             }
         }
+        // Less the host's interrupts and the pauses: what the guest itself left for, by KVM's own count.
+        let kvm = |stat: &str| counters.get(&format!("kvm_{stat}")).copied().unwrap_or(0);
+        let own = kvm("exits").saturating_sub(kvm("irq_exits")).saturating_sub(kvm("io_exits"));
+        counters.insert(KVM_GUEST_EXITS.to_owned(), own);
         for record in self.vm.records() {
             if let Record::Counter(counter) = record {
                 counters.insert(name_text(&counter.name).to_owned(), counter.value);
