@@ -348,7 +348,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Rung a.
     fn direct_block(&mut self, pages: u64) -> Option<Gva> {
-        let run = self.contiguous(pages)?;
+        let run = self.frames.get(pages)?;
         let first = run.first();
         self.frames.set_note(first, BLOCK | pages);
         self.stats.direct += 1;
