@@ -1,7 +1,8 @@
 //! One vCPU, started in its final mode: long mode with paging, at the workload's privilege level.
 //!
 //! No boot code runs in the guest: its first instruction is the image's entry, with
-//! `rdi` = boot info, `rsp` = top of the stack, IOPL 3 (hypercalls are `out`s), interrupts enabled.
+//! `rdi` = boot info, `rsp` = top of the stack, interrupts enabled. IOPL is 0: CPL 3 may use the ports that
+//! the TSS allows, which is the hypercall's, so a stray port is the guest's own #GP in every MMU mode.
 //!
 //! Selectors are Linux's, because KVM's software MMU insists on them.
 #![allow(unsafe_code)] // reads the union in kvm_run for KVM_EXIT_INTERNAL_ERROR
@@ -45,8 +46,8 @@ const CR4_OSFXSR_OSXMMEXCPT: u64 = 3 << 9;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const EFER_SCE_LME_LMA_NXE: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
-/// Bit 1 is always set; IF; IOPL 3.
-const RFLAGS: u64 = 1 << 1 | 1 << 9 | 3 << 12;
+/// Bit 1 is always set; IF; IOPL 0.
+const RFLAGS: u64 = 1 << 1 | 1 << 9;
 /// `syscall` clears TF, IF, DF, AC.
 const SFMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18;
 const MSR_STAR: u32 = 0xc000_0081;
