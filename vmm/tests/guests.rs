@@ -1,0 +1,138 @@
+//! The built-in guest's workloads: each ends with the exit code and the message that it should.
+//!
+//! Tests whose names begin with `core_` also run under emulated EPT, where everything is slow.
+
+mod program;
+
+use program::{PATIENCE, run, vmm};
+
+fn workload(name: &str, ring: &str, args: &[&str]) -> program::Ended {
+    run(&[&["--workload", name, "--ring", ring, "--timeout", PATIENCE, "--"], args].concat())
+}
+
+#[test]
+fn core_pass_ends_well_in_both_rings() {
+    for ring in ["3", "0"] {
+        workload("pass", ring, &[]).expect(0, &[&format!("ring {ring}")]);
+    }
+}
+
+#[test]
+fn core_frames_are_exchanged_in_both_rings() {
+    for ring in ["3", "0"] {
+        workload("exchange", ring, &[]).expect(0, &["every one where it should be"]);
+    }
+}
+
+#[test]
+fn core_absurd_exchanges_are_refused() {
+    workload("absurd-exchange", "3", &[]).expect(0, &["all refused"]);
+}
+
+#[test]
+fn core_page_tables_are_the_guests_own() {
+    for ring in ["3", "0"] {
+        workload("edits", ring, &[]).expect(0, &["each seen through the data"]);
+    }
+}
+
+#[test]
+fn core_a_frame_never_granted_is_out_of_reach() {
+    for ring in ["3", "0"] {
+        workload("violation", ring, &["ungranted"]).expect(
+            2,
+            &[
+                "violation: the guest tried to read",
+                "never granted",
+                "guest-virtual 0x7001",
+                "at rip 0x7800",
+                "mov ",
+            ],
+        );
+    }
+}
+
+#[test]
+fn core_a_frame_given_back_is_out_of_reach() {
+    workload("violation", "3", &["revoked"]).expect(2, &["violation: ", "that it has given back"]);
+}
+
+#[test]
+fn core_failures_have_exit_code_1() {
+    workload("fail", "3", &[]).expect(1, &["FAILED", "the guest reported a failure"]);
+    workload("panic", "3", &[]).expect(1, &["PANIC", "the guest panicked"]);
+    workload("exception", "3", &[]).expect(1, &["EXCEPTION 14", "cr2", "that nobody handles"]);
+}
+
+#[test]
+fn core_a_triple_fault_is_an_error_with_an_address() {
+    workload("triple-fault", "3", &[]).expect(2, &["triple fault", "at rip 0x7800"]);
+}
+
+#[test]
+fn failures_at_ring_0_have_exit_code_1() {
+    workload("fail", "0", &[]).expect(1, &["FAILED"]);
+    workload("panic", "0", &[]).expect(1, &["PANIC"]);
+    workload("exception", "0", &[]).expect(1, &["EXCEPTION 14", "CPL 0"]);
+    workload("triple-fault", "0", &[]).expect(2, &["triple fault"]);
+}
+
+#[test]
+fn every_exception_is_reported() {
+    for kind in ["read", "write", "ud2", "int3"] {
+        workload("exception", "3", &[kind]).expect(1, &["EXCEPTION"]);
+    }
+    workload("exception", "3", &["nested"]).expect(1, &["that nobody handles"]);
+}
+
+#[test]
+fn an_unknown_workload_is_a_failure_that_lists_the_others() {
+    workload("nonsense", "3", &[]).expect(1, &["nonsense", "exchange"]);
+}
+
+#[test]
+fn workloads_are_listed() {
+    let listed: program::Ended = vmm().arg("workloads").output().unwrap().into();
+    listed.expect(0, &["pass", "exchange", "triple-fault"]);
+}
+
+#[test]
+fn guests_of_many_sizes_start() {
+    for mem in ["2M", "2052K", "65M", "1G", "3G"] {
+        run(&["--mem", mem, "--timeout", PATIENCE]).expect(0, &[]);
+    }
+}
+
+#[test]
+fn senseless_amounts_of_memory_are_refused() {
+    for (mem, why) in [
+        ("0", "too little"),
+        ("1M", "too little"),
+        ("2097153", "aren't a multiple of 4 KiB"),
+        ("2T", "too much"),
+        ("16777215T", "too much"),
+    ] {
+        run(&["--mem", mem]).expect(2, &[why]);
+    }
+}
+
+#[test]
+fn too_many_arguments_are_refused() {
+    run(&["--", &"x".repeat(4000)]).expect(2, &["the arguments take"]);
+}
+
+#[test]
+fn counters_are_shown() {
+    let ended = run(&["--workload", "exchange", "--stats", "--timeout", PATIENCE]);
+    ended.expect(0, &["call hello 1", "call exit 1", "exit call "]);
+}
+
+#[test]
+fn the_doctor_finds_this_host_fit() {
+    let text: program::Ended = vmm().arg("doctor").output().unwrap().into();
+    text.expect(0, &["MMU mode", "huge pages", "limits"]);
+    let json: program::Ended = vmm().args(["doctor", "--json"]).output().unwrap().into();
+    let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let mode = report["host"]["mmu_mode"].as_str().unwrap();
+    assert!(["ept", "npt", "shadow"].contains(&mode), "{mode}");
+}
