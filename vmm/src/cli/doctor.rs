@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use vmm::doctor::{self, Report, Severity};
+use vmm::doctor::{self, Limits, Report, Severity};
 
 /// Show what this host offers, what is missing, and the fix for each problem.
 ///
@@ -18,16 +18,14 @@ pub(crate) struct Args {
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let report = doctor::examine();
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report);
-    }
+    let text = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { text(&report) };
+    super::print(&text)?;
     Ok(if report.is_usable() { ExitCode::SUCCESS } else { ExitCode::from(super::BROKEN) })
 }
 
-fn print(report: &Report) {
-    let line = |name: &str, value: String| println!("{name:<18}{value}");
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| text += &format!("{name:<18}{value}\n");
     match &report.host {
         None => line("KVM", "not usable".to_owned()),
         Some(host) => {
@@ -40,36 +38,38 @@ fn print(report: &Report) {
         }
     }
     for capability in &report.capabilities {
+        let name = capability.name.trim_start_matches("KVM_CAP_");
         let state = if capability.offered { "yes" } else { "no" };
-        println!("  {state:<4}{:<28}{}", capability.name.trim_start_matches("KVM_CAP_"), capability.used_for);
+        line("", format!("{state:<4}{name:<21}{}", capability.used_for));
     }
     let huge = &report.huge_pages;
     line("huge pages", format!("transparent: {}, defrag: {}", huge.transparent, huge.defrag));
     line("hugetlb", format!("{} of 2 MiB, {} of 1 GiB (not used)", huge.hugetlb_2m, huge.hugetlb_1g));
     line("memory", format!("{} available of {}", size(report.available_bytes), size(report.memory_bytes)));
-    let limits = &report.limits;
-    let bytes = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), size);
-    let count = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |count| count.to_string());
-    line(
-        "limits",
-        format!(
-            "locked memory {}, address space {}, open files {}, mappings {}",
-            bytes(limits.memlock_bytes),
-            bytes(limits.address_space_bytes),
-            count(limits.files),
-            count(limits.map_count)
-        ),
-    );
+    line("limits", limits(&report.limits));
     for problem in &report.problems {
         let kind = match problem.severity {
             Severity::Fatal => "PROBLEM",
             Severity::Limits => "note",
         };
-        println!("\n{kind}: {}\n  fix: {}", problem.what, problem.fix);
+        text += &format!("\n{kind}: {}\n  fix: {}\n", problem.what, problem.fix);
     }
     if report.problems.is_empty() {
-        println!("\nno problem found");
+        text += "\nno problem found\n";
     }
+    text
+}
+
+fn limits(limits: &Limits) -> String {
+    let bytes = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), size);
+    let count = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |count| count.to_string());
+    format!(
+        "locked memory {}, address space {}, open files {}, mappings {}",
+        bytes(limits.memlock_bytes),
+        bytes(limits.address_space_bytes),
+        count(limits.files),
+        count(limits.map_count)
+    )
 }
 
 fn size(bytes: u64) -> String {

@@ -82,9 +82,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     };
     let mut vm = Vm::new(&host, config)?;
     let ended = run_to_the_end(&mut vm);
-    for record in vm.records() {
-        show(record);
-    }
+    super::print(&vm.records().iter().map(line).collect::<String>())?;
     if args.stats {
         show_counters(&vm.counters());
     }
@@ -117,9 +115,10 @@ fn run_to_the_end(vm: &mut Vm) -> Result<call::ExitCode, VmError> {
     }
 }
 
-fn show(record: &Record) {
+/// A record as text.
+fn line(record: &Record) -> String {
     match record {
-        Record::Counter(counter) => println!("{} {}", name_text(&counter.name), counter.value),
+        Record::Counter(counter) => format!("{} {}\n", name_text(&counter.name), counter.value),
         Record::Point(Point {
             series,
             bin_bytes,
@@ -130,11 +129,11 @@ fn show(record: &Record) {
             free_cycles,
             ..
         }) => {
-            println!(
+            format!(
                 "{} bin_bytes {bin_bytes} ops {ops} pages {pages} alloc_cycles {alloc_cycles} \
-                 traverse_cycles {traverse_cycles} free_cycles {free_cycles}",
+                 traverse_cycles {traverse_cycles} free_cycles {free_cycles}\n",
                 name_text(series)
-            );
+            )
         }
     }
 }
