@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::BASELINE;
 use crate::record::{Bin, Record, Series};
-use crate::targets::{self, JUDGED_OPS, JUDGED_WARMUP_OPS, size};
+use crate::targets::{self, FEW_OPS, JUDGED_OPS, JUDGED_WARMUP_OPS, size};
 
 /// Least width of a number of cycles.
 const CELL: usize = 9;
@@ -173,6 +173,14 @@ fn verdicts(text: &mut String, record: &Record) {
         let _ = write!(text, ", for which {JUDGED_OPS} operations after {JUDGED_WARMUP_OPS} are asked");
     }
     let _ = writeln!(text);
+    let few = bins(record).iter().filter(|bin| bin.ops < FEW_OPS).map(|bin| size(bin.bin_bytes));
+    let few = few.collect::<Vec<_>>().join(", ");
+    if !few.is_empty() {
+        let _ = writeln!(
+            text,
+            "  not judged, fewer than {FEW_OPS} operations: {few} (--sizes log fills every bin)"
+        );
+    }
     for verdict in verdicts {
         let met = if verdict.met { "met   " } else { "MISSED" };
         let _ = writeln!(text, "  {met}  {}: {}", verdict.target, verdict.found);

@@ -31,9 +31,9 @@ use crate::entry::EntryFlags;
 use crate::flush::Owed;
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
-use crate::space::{AddressSpace, Slot, SpaceError, State};
+use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
-use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
+use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use umpa_abi::exchange::{Policy, Shortfall};
 use umpa_abi::layout::{self, DIRECT_GVA};
 
@@ -432,7 +432,8 @@ impl<'a, M: Machine> Umpa<'a, M> {
 /// power of two leaves, so that at least half of each leaf table is used whatever the sizes, and
 /// tables for `frames / 256` always suffice.
 const fn capacity(pages: u64) -> u64 {
-    if pages < window::TABLE_PAGES / 2 { pages } else { pages.saturating_mul(2) }
+    const LARGEST: u64 = 1 << (SHIFT_MAX - PAGE_SHIFT);
+    if pages < window::TABLE_PAGES / 2 || pages > LARGEST / 2 { pages } else { 2 * pages }
 }
 
 /// `frames` as pages of 4 KiB, 2 MiB and 1 GiB, none larger than `largest`.

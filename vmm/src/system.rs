@@ -119,7 +119,7 @@ mod tests {
         }
         assert!(system.tables.gpa.is_aligned(PageSize::Size2M));
         let tables = system.tables.bytes / PAGE_BYTES;
-        assert!(tables >= 2048 + 204 + 64);
+        assert!(tables >= 2048 + 204 + 192);
         assert!(system.bookkeeping.bytes >= 524_288 * 8 + tables * 4);
     }
 

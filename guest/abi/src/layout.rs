@@ -46,11 +46,12 @@ pub const STACK_BYTES: u64 = 256 << 10;
 
 /// Frames of the table arena for a guest with `frames` frames: enough to map each of them by 4 KiB
 /// leaves from leaf tables that are half full, a tenth of that for what is above and beside the leaf
-/// tables, and a few for small guests. Those that are never used have no memory behind them.
+/// tables, and six for each of `umpa`'s classes of windows, which even one window of a class needs.
+/// Those that are never used have no memory behind them.
 #[must_use]
 pub const fn table_frames(frames: u64) -> u64 {
     let half_full = frames.div_ceil(256);
-    half_full + half_full / 10 + 64
+    half_full + half_full / 10 + 192
 }
 
 /// Bytes of bookkeeping memory for a guest: a tag of 8 bytes for each frame, a link of 4 bytes for each
