@@ -200,10 +200,15 @@ mod tests {
     use super::*;
     use crate::record::tests::record;
 
+    /// Just enough operations to be judged, of two pages each.
+    fn enough(bin: &mut Bin) {
+        (bin.ops, bin.pages) = (FEW_OPS, 2 * FEW_OPS);
+    }
+
     #[test]
     fn each_bound_is_judged() {
         let mut record = record(true);
-        record.series.iter_mut().for_each(|series| series.points[0].ops = FEW_OPS);
+        record.series.iter_mut().for_each(|series| enough(&mut series.points[0]));
         let verdicts = judge(&record);
         let found: Vec<_> = verdicts.iter().map(|verdict| (verdict.found.as_str(), verdict.met)).collect();
         let want = [
@@ -222,7 +227,7 @@ mod tests {
         let mut record = record(true);
         record.series[0].points[0].alloc = Some(1600.0);
         assert!(judge(&record).iter().all(|verdict| verdict.met), "two operations aren't judged");
-        record.series[0].points[0].ops = FEW_OPS;
+        enough(&mut record.series[0].points[0]);
         let verdicts = judge(&record);
         assert_eq!(
             verdicts.iter().map(|verdict| verdict.met).collect::<Vec<_>>(),
