@@ -1,8 +1,10 @@
 //! One vCPU, started in its final mode: long mode with paging, at the workload's privilege level.
 //!
 //! No boot code runs in the guest: its first instruction is the image's entry, with
-//! `rdi` = boot info, `rsp` = top of the stack, interrupts enabled. IOPL is 0: CPL 3 may use the ports that
-//! the TSS allows, which is the hypercall's, so a stray port is the guest's own #GP in every MMU mode.
+//! `rdi` = boot info, `rsp` = top of the stack, interrupts enabled. CPL 3 may execute the hypercall's
+//! `out` for two reasons, because neither is enough everywhere: IOPL is 3 (QEMU's emulated AMD
+//! processor finds no I/O bitmap in a busy TSS) and the I/O bitmap allows it (kvm-pvm ignores IOPL).
+//! So a stray port is an exit on EPT and NPT, and the guest's own #GP on kvm-pvm.
 //!
 //! Selectors are Linux's, because KVM's software MMU insists on them.
 #![allow(unsafe_code)] // reads the union in kvm_run for KVM_EXIT_INTERNAL_ERROR
@@ -46,8 +48,10 @@ const CR4_OSFXSR_OSXMMEXCPT: u64 = 3 << 9;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const EFER_SCE_LME_LMA_NXE: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
-/// Bit 1 is always set; IF; IOPL 0.
-const RFLAGS: u64 = 1 << 1 | 1 << 9;
+/// Bit 1 is always set; IF; IOPL 3.
+const RFLAGS: u64 = 1 << 1 | 1 << 9 | 3 << 12;
+/// The reset vector.
+const RESET_RIP: u64 = 0xfff0;
 /// `syscall` clears TF, IF, DF, AC.
 const SFMASK: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 1 << 18;
 const MSR_STAR: u32 = 0xc000_0081;
@@ -200,6 +204,13 @@ impl Vcpu {
             cr3: special.cr3,
             fs_gs_base: [special.fs.base, special.gs.base],
         }
+    }
+
+    /// The registers after a stop; `None` where a triple fault has reset them (KVM does that on AMD,
+    /// whose processors leave them undefined).
+    #[must_use]
+    pub fn registers_if_kept(&self) -> Option<Registers> {
+        Some(self.registers()).filter(|registers| registers.general.rip != RESET_RIP || registers.cr3 != 0)
     }
 
     /// Frequency of the guest's time stamp counter, Hz; 0 when KVM doesn't say.

@@ -85,15 +85,13 @@ pub enum VmError {
     #[error("{0}")]
     Violation(Box<Violation>),
     /// The guest can't go on.
-    #[error("the guest stopped at rip {rip}\n{registers}")]
+    #[error("the guest stopped {}", place(.registers.as_deref()))]
     Stopped {
         /// Why.
         #[source]
         stop: Stop,
-        /// Where.
-        rip: Gva,
-        /// All registers.
-        registers: Box<Registers>,
+        /// Where; `None` after a triple fault on an AMD processor, which doesn't say it.
+        registers: Option<Box<Registers>>,
     },
     /// Its time is up.
     #[error("the guest ran into its timeout of {timeout:?} at rip {rip}; --timeout gives it more")]
@@ -308,14 +306,23 @@ impl Vm {
     }
 
     fn stopped(&self, stop: Stop) -> VmError {
-        let registers = self.vcpu.registers();
-        let view = View { ram: &self.ram, ledger: &self.ledger, registers: &registers };
-        // KVM can't emulate what it can't fetch: a jump outside memory ends so.
-        if matches!(stop, Stop::Internal { .. }) && view.runs_outside() {
-            return self.violation(Seen::default());
+        let registers = self.vcpu.registers_if_kept();
+        if let Some(registers) = &registers {
+            let view = View { ram: &self.ram, ledger: &self.ledger, registers };
+            // KVM can't emulate what it can't fetch: a jump outside memory ends so.
+            if matches!(stop, Stop::Internal { .. }) && view.runs_outside() {
+                return self.violation(Seen::default());
+            }
         }
-        let rip = Gva::new(registers.general.rip);
-        VmError::Stopped { stop, rip, registers: Box::new(registers) }
+        VmError::Stopped { stop, registers: registers.map(Box::new) }
+    }
+}
+
+/// Where a guest stopped.
+fn place(registers: Option<&Registers>) -> String {
+    match registers {
+        Some(registers) => format!("at rip {}\n{registers}", Gva::new(registers.general.rip)),
+        None => "somewhere (AMD processors don't keep the address of a triple fault)".to_owned(),
     }
 }
 

@@ -66,7 +66,10 @@ fn core_failures_have_exit_code_1() {
 
 #[test]
 fn core_a_triple_fault_is_an_error_with_an_address() {
-    workload("triple-fault", "3", &[]).expect(2, &["triple fault", "at rip 0x7800"]);
+    let ended = workload("triple-fault", "3", &[]);
+    ended.expect(2, &["triple fault"]);
+    // KVM resets the registers on AMD.
+    assert!(ended.err.contains("at rip 0x7800") || ended.err.contains("AMD"), "{ended}");
 }
 
 #[test]

@@ -15,14 +15,15 @@ fn run_image_at(ring: &str, bytes: &[u8]) -> Ended {
 }
 
 #[test]
-fn core_a_stray_port_is_a_fault_at_cpl_3_and_an_exit_at_cpl_0() {
+fn core_a_stray_port_ends_the_guest() {
     // e4 61  in al, 0x61
     let input = image::elf(&[0xe4, 0x61]);
     // ba f8 03 00 00  mov edx, 0x3f8
     // ef              out dx, eax
     let output = image::elf(&[0xba, 0xf8, 3, 0, 0, 0xef]);
-    run_image(&input).expect(2, &["triple fault", "at rip 0x7800"]);
-    run_image(&output).expect(2, &["triple fault", "at rip 0x7800"]);
+    // At CPL 3 it is an exit on EPT and NPT, and on kvm-pvm #GP, here a triple fault.
+    run_image(&input).expect(2, &["the guest stopped"]);
+    run_image(&output).expect(2, &["the guest stopped"]);
     run_image_at("0", &input).expect(2, &["I/O port 0x61 (1 bytes, in)", "at rip 0x7800000000"]);
     run_image_at("0", &output).expect(2, &["I/O port 0x3f8 (4 bytes, out)", "at rip 0x7800000000"]);
 }
@@ -59,8 +60,11 @@ fn core_memory_that_does_not_exist_is_a_violation() {
         .expect(2, &["tried to read", nowhere, "(guest-virtual 0x1000)", "no memory", "mov ebx,[1000h]"]);
     // b8 00 10 00 00  mov eax, 0x1000
     // ff e0           jmp rax
-    after_mapping(&[0xb8, 0, 0x10, 0, 0, 0xff, 0xe0])
-        .expect(2, &["tried to fetch an instruction", nowhere, "no memory"]);
+    let jump = after_mapping(&[0xb8, 0, 0x10, 0, 0, 0xff, 0xe0]);
+    jump.expect(2, &[]);
+    // KVM has no exit for a fetch from where no memory is. It gives up, or the guest gets an exception.
+    let is_violation = jump.err.contains("tried to fetch an instruction") && jump.err.contains(nowhere);
+    assert!(is_violation || jump.err.contains("triple fault"), "{jump}");
 }
 
 #[test]
