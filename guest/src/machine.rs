@@ -44,6 +44,10 @@ impl TableMemory for Machine {
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         self.tables.write(table, index, entry);
     }
+    #[inline]
+    fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
+        self.tables.write_first(table, index, entry);
+    }
 }
 
 impl Tlb for Machine {

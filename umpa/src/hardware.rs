@@ -15,6 +15,14 @@ pub trait TableMemory {
     fn read(&self, table: Frame, index: usize) -> u64;
     /// Replaces it. One aligned 8-byte store.
     fn write(&mut self, table: Frame, index: usize, entry: u64);
+
+    /// The same, as the first of several stores to a table above the leaves. Where page tables are
+    /// shadowed each of them is a trap, unless the hypervisor stops to track the table; an
+    /// implementation may know a store that makes it do so.
+    #[inline]
+    fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
+        self.write(table, index, entry);
+    }
 }
 
 /// Drops cached translations of the current address space.
@@ -59,6 +67,10 @@ impl<T: TableMemory> TableMemory for &mut T {
     #[inline]
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         (**self).write(table, index, entry);
+    }
+    #[inline]
+    fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
+        (**self).write_first(table, index, entry);
     }
 }
 

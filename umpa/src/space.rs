@@ -1,7 +1,7 @@
 //! Virtual address space: windows with room to grow.
 //!
 //! Addresses are plentiful (design decision 7), so nothing is packed: the space is divided by size.
-//! Class `k` owns 512 GiB (one entry of the root table) of slots of 2^k bytes each, and a window is
+//! Class `k` owns 1 TiB (two entries of the root table) of slots of 2^k bytes each, and a window is
 //! one slot. So an address tells its class and slot by shifting, reserving and releasing are
 //! constant-time, and slots never fragment.
 //!
@@ -36,7 +36,7 @@ use umpa_abi::paging::ENTRIES;
 pub const SHIFT_MIN: u32 = PAGE_SHIFT;
 /// log2 of the largest slot's bytes: 256 GiB.
 pub const SHIFT_MAX: u32 = 38;
-const REGION_SHIFT: u32 = 39;
+const REGION_SHIFT: u32 = 40;
 const CLASSES: usize = (SHIFT_MAX - SHIFT_MIN + 1) as usize;
 const _: () = assert!((CLASSES as u64) << REGION_SHIFT <= BLOCKS_BYTES);
 const _: () = assert!(BLOCKS_GVA.get().is_multiple_of(1 << REGION_SHIFT));

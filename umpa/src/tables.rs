@@ -73,6 +73,9 @@ pub struct Translation {
 const LOWER_HALF_PAGES: u64 = 1 << 35;
 const _: () = assert!(layout::SYSTEM_GVA.containing().get() < LOWER_HALF_PAGES);
 
+/// Entries of one table above the leaves from which on [`TableMemory::write_first`] begins the edit.
+const MANY_ENTRIES: u64 = 2;
+
 /// Pages under one entry at `level`.
 const fn span_pages(level: u32) -> u64 {
     1 << (9 * (level - 1))
@@ -173,6 +176,23 @@ impl<'a> PageTables<'a> {
 
     fn write(&mut self, memory: &mut impl TableMemory, table: Frame, index: usize, entry: Entry) {
         memory.write(table, index, entry.bits());
+        self.stores += 1;
+    }
+
+    /// Writes the first of `entries` entries of a table at `level`.
+    fn write_first(
+        &mut self,
+        memory: &mut impl TableMemory,
+        level: u32,
+        table: Frame,
+        index: usize,
+        entry: Entry,
+        entries: u64,
+    ) {
+        if level == 1 || entries < MANY_ENTRIES {
+            return self.write(memory, table, index, entry);
+        }
+        memory.write_first(table, index, entry.bits());
         self.stores += 1;
     }
 }

@@ -11,7 +11,7 @@
 //! Guest-virtual space (lower half; everything below BLOCKS_GVA is left to programs):
 //!
 //! ```text
-//! BLOCKS_GVA   0x6000_0000_0000   16 TiB: windows that umpa reserves
+//! BLOCKS_GVA   0x5000_0000_0000   32 TiB: windows that umpa reserves
 //! DIRECT_GVA   0x7000_0000_0000    8 TiB: Gva = DIRECT_GVA + Gpa, for bookkeeping, table arena, frames
 //! IMAGE_GVA    0x7800_0000_0000    4 GiB: the guest image, 4 KiB leaves by segment
 //! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, call area, stacks
@@ -27,9 +27,9 @@ pub const FRAMES_GPA: Gpa = Gpa::new(4 << 30);
 pub const FRAMES_MAX_BYTES: u64 = (1 << 40) - FRAMES_GPA.get();
 
 /// Start of the address space that `umpa` reserves windows in.
-pub const BLOCKS_GVA: Gva = Gva::new(0x6000_0000_0000);
+pub const BLOCKS_GVA: Gva = Gva::new(0x5000_0000_0000);
 /// Bytes of it.
-pub const BLOCKS_BYTES: u64 = 0x1000_0000_0000;
+pub const BLOCKS_BYTES: u64 = 0x2000_0000_0000;
 /// The direct map: `Gva = DIRECT_GVA + Gpa`.
 pub const DIRECT_GVA: Gva = Gva::new(0x7000_0000_0000);
 /// Where images are linked.

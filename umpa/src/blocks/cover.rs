@@ -4,7 +4,7 @@ use super::{AllocError, BlockError, Machine, Umpa, window::TABLE_PAGES};
 use crate::frames::{OwnedRun, Run};
 use crate::space::Slot;
 use crate::tables::TableError;
-use umpa_abi::addr::{Gva, Page};
+use umpa_abi::addr::{Gva, Page, PageSize};
 
 /// A cover found by its address.
 #[derive(Clone, Copy)]
@@ -26,7 +26,9 @@ impl<M: Machine> Umpa<'_, M> {
         self.make_free(pages)?;
         let Some(run) = self.contiguous(pages) else { return Ok(None) };
         let offset_pages = run.first().get() % TABLE_PAGES;
-        let slot = match self.reserve((offset_pages + pages).max(TABLE_PAGES), pages) {
+        // From 2 MiB on a cover has a whole level-2 table to itself: see `TableMemory::write_first`.
+        let least = if pages < TABLE_PAGES { TABLE_PAGES } else { PageSize::Size1G.frames() };
+        let slot = match self.reserve((offset_pages + pages).max(least), pages) {
             Ok(slot) => slot,
             Err(error) => {
                 self.put_back(run);
@@ -90,7 +92,11 @@ impl<M: Machine> Umpa<'_, M> {
                 Err(error) => debug_assert!(false, "{error:?} for a slot"),
             }
         }
-        self.end_window(cover.slot, 0);
+        // Its level-2 table stays for the next one there; tables are collected when they run out.
+        self.space.release(&mut self.machine, self.tables.arena_mut(), cover.slot);
+        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+            self.settle();
+        }
     }
 
     fn map_covered(&mut self, page: Page, run: OwnedRun) -> Result<(), (TableError, OwnedRun)> {

@@ -255,6 +255,7 @@ impl PageTables<'_> {
             }
             return;
         }
+        let mut many = entries(level, piece.page, piece.pages);
         while piece.pages > 0 {
             let (part, rest) = piece.first_entry(level);
             let index = index_of(part.page, level);
@@ -263,7 +264,8 @@ impl PageTables<'_> {
                 self.fill(memory, entry.frame(), level - 1, part, job);
             } else {
                 let leaf = Entry::leaf(Frame::new(part.frame), leaf_size(level), job.flags);
-                self.write(memory, table, index, leaf);
+                self.write_first(memory, level, table, index, leaf, many);
+                many = 0;
             }
             piece = rest;
         }
@@ -332,10 +334,12 @@ impl PageTables<'_> {
         pages: u64,
         joiner: &mut Joiner<'_>,
     ) {
+        let mut many = entries(level, page, pages);
         for_each_entry(level, page, pages, |index, page, pages| {
             let entry = read(memory, table, index);
             if entry.is_leaf(level) {
-                self.write(memory, table, index, Entry::ABSENT);
+                self.write_first(memory, level, table, index, Entry::ABSENT, many);
+                many = 0;
                 joiner.add(entry.frame().offset(page % span_pages(level)), pages);
             } else if entry.is_present() {
                 self.clear(memory, entry.frame(), level - 1, page, pages, joiner);
@@ -439,6 +443,11 @@ fn missing_under(memory: &impl TableMemory, table: Option<Frame>, level: u32, pa
         });
     }
     missing
+}
+
+/// Entries of `level` that the range touches.
+const fn entries(level: u32, page: u64, pages: u64) -> u64 {
+    (page + pages).div_ceil(span_pages(level)) - page / span_pages(level)
 }
 
 /// First page and pages of the 2 MiB units that the range touches.
