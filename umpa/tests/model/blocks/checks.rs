@@ -7,7 +7,7 @@ use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page};
 use umpa_abi::layout::BLOCKS_GVA;
 
 /// Where slots of 2 MiB and more begin: those that covers may have.
-const LARGE_SLOTS: Page = Gva::new(BLOCKS_GVA.get() + (9 << 39)).containing();
+const LARGE_SLOTS: Page = Gva::new(BLOCKS_GVA.get() + (9 << 40)).containing();
 
 impl World<'_> {
     /// Everything that must hold after a step.
