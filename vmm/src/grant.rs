@@ -287,6 +287,34 @@ mod tests {
         assert_eq!(guest.byte(FIRST), Some(0));
     }
 
+    #[test]
+    fn too_many_mappings_are_a_shortfall_and_change_nothing() {
+        const FRAMES: u64 = 70_000;
+        let mut guest = Guest::new(FRAMES * PAGE_BYTES);
+        guest.exchange(&[], [FRAMES, 0, 0], Policy::AllOrNothing);
+        let mut held = FRAMES;
+        for first in (0..FRAMES).step_by(4000) {
+            let give: Vec<_> = (first..FRAMES.min(first + 4000))
+                .step_by(2)
+                .map(|frame| Extent::new(Frame::new(FIRST + frame), 1, PageSize::Size4K))
+                .collect();
+            let plan = guest.exchange(&give, [0; 3], Policy::Partial);
+            held -= plan.taken_frames();
+            assert_eq!(guest.ledger.granted_frames(), held);
+            if plan.shortfall == Shortfall::HostMemory {
+                assert_eq!(plan.taken_frames(), 0);
+                assert_eq!(guest.byte(FIRST + first), Some(0), "still accessible");
+                let give = [Extent::new(Frame::new(FIRST + 1), 1, PageSize::Size4K)];
+                let plan = guest.exchange(&give, [0; 3], Policy::Partial);
+                assert_eq!(plan.taken_frames(), 1, "what needs no new mapping still works");
+                return;
+            }
+        }
+        // Some distributions raise the limit beyond what these frames take.
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+        assert!(limit.trim().parse::<u64>().unwrap() > FRAMES, "no shortfall, {held} frames held");
+    }
+
     /// `cargo test --release -p vmm -- --ignored --nocapture two_gib`: granting 2 GiB beside what Linux
     /// itself does (huge pages, MADV_POPULATE_WRITE), in turn.
     #[test]
