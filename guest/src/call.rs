@@ -1,8 +1,8 @@
 //! Hypercalls: a typed function for each [`Op`].
 //!
-//! One call area, used by one call at a time: whoever holds [`CallArea`] has it. Taking it twice is
+//! One call area, used by one call at a time: whoever holds `CallArea` has it. Taking it twice is
 //! possible in one way only, from within itself (a `Display` that prints, an exchange's callback that
-//! prints), and panics; the panic and the exception report [break in](break_in), since nobody goes
+//! prints), and panics; the panic and the exception report break in (`break_in`), since nobody goes
 //! back afterwards. Several vCPUs will have one area each, handed in.
 //!
 //! Between two calls the area is memory like any other; the VMM touches it only while `out` executes,

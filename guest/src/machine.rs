@@ -57,6 +57,9 @@ impl Tlb for Machine {
     fn flush_all(&mut self) {
         self.tlb.flush_all();
     }
+    fn full_from_pages(&self) -> u64 {
+        self.tlb.full_from_pages()
+    }
 }
 
 impl FrameSource for Machine {

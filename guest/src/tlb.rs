@@ -81,12 +81,6 @@ impl LocalTlb {
         }
     }
 
-    /// From how many pages on a full flush is the cheaper one.
-    #[must_use]
-    pub const fn full_from_pages(&self) -> u64 {
-        self.full_from_pages
-    }
-
     /// Flushes of one page so far.
     #[must_use]
     pub const fn page_flushes(&self) -> u64 {
@@ -101,6 +95,10 @@ impl LocalTlb {
 }
 
 impl Tlb for LocalTlb {
+    fn full_from_pages(&self) -> u64 {
+        self.full_from_pages
+    }
+
     fn flush_page(&mut self, page: Page) {
         self.page_flushes += 1;
         let address = page.start().get();

@@ -16,11 +16,6 @@ use crate::frames::{OwnedRun, StaleRun};
 use crate::hardware::Tlb;
 use umpa_abi::addr::Page;
 
-/// Above this many pages a flush of everything is taken instead of one for each page. INVLPG costs
-/// some 100-200 cycles natively and a trap where it is intercepted; a refill of the whole TLB costs a
-/// few thousand. Linux draws the line at 33 (`tlb_single_page_flush_ceiling`).
-pub const PAGES_ONE_BY_ONE: u64 = 32;
-
 /// Cached translations of some pages are stale. Must be completed or deferred.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "stale translations stay until the flush is completed, or deferred to one that will be"]
@@ -49,7 +44,7 @@ impl Flush {
 
     /// Flushes now, where no frame became stale (after a change of permissions, say).
     pub fn complete_only(self, tlb: &mut impl Tlb) {
-        if self.pages > PAGES_ONE_BY_ONE {
+        if self.pages >= tlb.full_from_pages() {
             tlb.flush_all();
         } else {
             for page in 0..self.pages {
@@ -137,7 +132,8 @@ mod tests {
     #[test]
     fn many_pages_are_flushed_together() {
         let mut tlb = Log::default();
-        Flush::new(Page::new(7), PAGES_ONE_BY_ONE + 1).complete_only(&mut tlb);
+        let many = tlb.full_from_pages();
+        Flush::new(Page::new(7), many).complete_only(&mut tlb);
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
         Flush::new(Page::new(7), 0).complete_only(&mut tlb);
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));

@@ -31,6 +31,12 @@ pub trait Tlb {
     fn flush_page(&mut self, page: Page);
     /// All translations.
     fn flush_all(&mut self);
+
+    /// From how many pages on a flush of all translations is cheaper than one of each page. By default
+    /// Linux's figure (`tlb_single_page_flush_ceiling` + 1).
+    fn full_from_pages(&self) -> u64 {
+        34
+    }
 }
 
 /// What an exchange brought.
@@ -80,6 +86,9 @@ impl<T: Tlb> Tlb for &mut T {
     }
     fn flush_all(&mut self) {
         (**self).flush_all();
+    }
+    fn full_from_pages(&self) -> u64 {
+        (**self).full_from_pages()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The header at the start of every guest image ([`IMAGE_GVA`](crate::layout::IMAGE_GVA)).
+//! The header at the start of every guest image ([`IMAGE_GVA`]).
 //!
 //! It lets the VMM map the image with the right permissions, find the entry and the trap code, and
 //! refuse an image that was built for another version before any of it runs.

@@ -16,7 +16,7 @@ pub struct StaleTable(pub(super) Frame);
 
 const NONE: u32 = u32::MAX;
 
-/// See the [module](self).
+/// The frames that tables are made of: used, free, or waiting for a flush.
 pub struct TableArena<'a> {
     base: Frame,
     links: &'a mut [u32],

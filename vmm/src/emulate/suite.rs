@@ -65,7 +65,7 @@ pub fn run_tests(options: &EmulateOptions, tests: &TestOptions) -> Result<TestSu
     };
     let commands = programs.iter().map(command).collect();
     let names = programs.iter().map(|program| program.name.clone()).collect();
-    let mut report = Report { names, mmu: options.mmu.to_string(), ..Report::default() };
+    let mut report = Report::new(std::io::stdout(), names, options.mmu.to_string());
     boot(options, &programs, commands, &mut report)?;
     println!("{} ({})", report.summary, options.mmu);
     Ok(report.summary)
@@ -127,9 +127,10 @@ fn test_programs(messages: &[u8]) -> Result<Vec<Program>, EmulateError> {
 }
 
 /// Passes output on and counts results by the line that every test program ends with.
-#[derive(Default)]
-struct Report {
+struct Report<W> {
     inherit: Inherit,
+    /// Where the standard output of the tests goes.
+    out: W,
     names: Vec<String>,
     mmu: String,
     /// The line of the standard output that is not complete yet.
@@ -139,7 +140,14 @@ struct Report {
     summary: TestSummary,
 }
 
-impl Output for Report {
+impl<W: Write> Report<W> {
+    fn new(out: W, names: Vec<String>, mmu: String) -> Self {
+        let (result, summary) = (None, TestSummary::default());
+        Self { inherit: Inherit, out, names, mmu, line: Vec::new(), result, summary }
+    }
+}
+
+impl<W: Write> Output for Report<W> {
     fn ready(&mut self, ready: &Ready) {
         self.inherit.ready(ready);
     }
@@ -148,7 +156,7 @@ impl Output for Report {
         let name = self.names.get(index).map_or("", String::as_str);
         self.line.clear();
         self.result = None;
-        writeln!(std::io::stdout(), "\n{name} ({}):", self.mmu)
+        writeln!(self.out, "\n{name} ({}):", self.mmu)
     }
 
     fn stdout(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -160,7 +168,8 @@ impl Output for Report {
                 self.line.push(byte);
             }
         }
-        self.inherit.stdout(bytes)
+        self.out.write_all(bytes)?;
+        self.out.flush()
     }
 
     fn stderr(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -174,7 +183,7 @@ impl Output for Report {
         self.summary.ignored += result.ignored;
         if status.code() != 0 && result.failed == 0 {
             self.summary.failed += 1;
-            writeln!(std::io::stdout(), "the test program itself ended with {}", status.code())?;
+            writeln!(self.out, "the test program itself ended with {}", status.code())?;
         }
         Ok(())
     }
@@ -218,7 +227,7 @@ not json
 
     #[test]
     fn results_are_counted_however_the_output_is_cut() {
-        let mut report = Report { names: vec!["a".into()], ..Report::default() };
+        let mut report = Report::new(Vec::new(), vec!["a".into()], "npt".into());
         report.begin(0).unwrap();
         for piece in [&b"test result: FAILED. 6 pas"[..], b"sed; 2 failed; 1 ignored; 0 measured\n", b"x"] {
             report.stdout(piece).unwrap();
@@ -229,6 +238,9 @@ not json
         report.end(CommandStatus::Signaled(11)).unwrap();
         assert_eq!(report.summary, TestSummary { passed: 6, failed: 3, ignored: 1 });
         assert_eq!(report.summary.to_string(), "6 passed, 3 failed, 1 ignored");
+        let out = String::from_utf8(report.out).unwrap();
+        assert!(out.starts_with("\na (npt):\ntest result: FAILED. 6 passed; 2 failed;"), "{out}");
+        assert!(out.ends_with("the test program itself ended with 139\n"), "{out}");
     }
 
     #[test]
