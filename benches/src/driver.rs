@@ -2,6 +2,7 @@
 //! meanwhile happens to all of them.
 
 use std::error::Error;
+use std::ops::ControlFlow;
 
 use umpa_abi::record::{Point, name_text};
 use work::{Fig7, Params, Slot, WorkError};
@@ -50,6 +51,9 @@ pub enum SeriesError {
 /// Why a run has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The caller didn't want to go on.
+    #[error("the run was cancelled")]
+    Cancelled,
     /// A series stopped.
     #[error("series {series} stopped in slice {slice}")]
     Stopped {
@@ -96,13 +100,15 @@ pub enum RunError {
 pub fn interleave(
     series: &mut [Box<dyn Series + '_>],
     params: &Params,
-    done: &mut dyn FnMut(&'static str),
+    done: &mut dyn FnMut(&'static str) -> ControlFlow<()>,
 ) -> Result<Vec<(&'static str, Outcome)>, RunError> {
     for slice in 0..params.schedule().total_slices() {
         for one in series.iter_mut() {
             let series = one.name();
             one.advance().map_err(|source| RunError::Stopped { series, slice, source })?;
-            done(series);
+            if done(series).is_break() {
+                return Err(RunError::Cancelled);
+            }
         }
     }
     let slice = params.schedule().total_slices();
@@ -208,7 +214,11 @@ mod tests {
             Box::new(Fake { name: "b", log: &log, spoil, stop }),
         ];
         let mut slices = 0;
-        let outcome = interleave(&mut series, &PARAMS, &mut |_| slices += 1).map(|outcomes| outcomes.len());
+        let mut count = |_| {
+            slices += 1;
+            ControlFlow::Continue(())
+        };
+        let outcome = interleave(&mut series, &PARAMS, &mut count).map(|outcomes| outcomes.len());
         drop(series);
         (outcome, log.into_inner())
     }
@@ -251,7 +261,7 @@ mod tests {
         for (name, slots) in Linux::NAMES.into_iter().zip(&mut slots) {
             series.push(Box::new(Native::new(&PARAMS, Linux::by_name(name).unwrap(), slots).unwrap()));
         }
-        let outcomes = interleave(&mut series, &PARAMS, &mut |_| {}).unwrap();
+        let outcomes = interleave(&mut series, &PARAMS, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(outcomes.iter().map(|(name, _)| *name).collect::<Vec<_>>(), Linux::NAMES);
     }
 }

@@ -64,6 +64,16 @@ pub fn catch_sigint() -> Result<(), SignalError> {
         .map_err(|source| SignalError::Handler { signal: libc::SIGINT, source })
 }
 
+/// True once SIGINT has come, if it is caught: for work between two runs of a guest.
+#[must_use]
+pub fn is_interrupted() -> bool {
+    let Some(event) = INTERRUPTED.get() else { return false };
+    // SAFETY: the eventfd is in a static, so it is never closed.
+    let event = unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) };
+    let mut fds = [PollFd::from_borrowed_fd(event, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
 extern "C" fn on_sigint(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     if let Some(event) = INTERRUPTED.get() {
         let _ = event.write(1);

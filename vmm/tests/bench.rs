@@ -1,4 +1,4 @@
-//! `vmm bench` as its users call it. Only native series: no guest is needed to see what it prints,
+//! `vmm bench` as its users call it. Mostly native series: no guest is needed to see what it prints,
 //! writes and refuses.
 
 use std::path::{Path, PathBuf};
@@ -131,4 +131,26 @@ fn bench_publishes_no_times_of_an_emulator() {
     let point = &json["series"][0]["points"][0];
     assert!(point["alloc"].is_null() && point["ops"].is_u64(), "{point}");
     assert!(!text(&output.stderr).contains("cycles"));
+}
+
+#[test]
+fn bench_leaves_nothing_behind_when_interrupted() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("x.json");
+    let mut bench = vmm()
+        .args(["bench", "fig7", "--quick", "--ops", "1000000", "--series", "umpa", "--json"])
+        .arg(&json)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("vmm can be started");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let pid = rustix::process::Pid::from_raw(bench.id() as i32).expect("a process number");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+    let status = bench.wait().expect("it ends");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut bench.stderr.take().expect("it is piped"), &mut text).expect("text");
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(text.contains("interrupted"), "{text}");
+    assert_eq!(folder.path().read_dir().expect("the folder").count(), 0);
 }

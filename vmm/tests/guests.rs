@@ -139,3 +139,24 @@ fn the_doctor_finds_this_host_fit() {
     let mode = report["host"]["mmu_mode"].as_str().unwrap();
     assert!(["ept", "npt", "shadow"].contains(&mode), "{mode}");
 }
+
+#[test]
+fn core_blocks_are_allocated_grown_moved_and_swapped_in_both_rings() {
+    for ring in ["3", "0"] {
+        let mem = ["--workload", "tour", "--ring", ring, "--timeout", PATIENCE, "--mem", "96M"];
+        run(&mem).expect(0, &["swap the contents of both", "flush what is owed"]);
+    }
+}
+
+#[test]
+fn core_the_papers_five_functions_work_in_both_rings() {
+    for ring in ["3", "0"] {
+        workload("userpage", ring, &[]).expect(0, &["the five functions do what they should"]);
+    }
+}
+
+#[test]
+fn core_the_demo_ends_well() {
+    let ended: program::Ended = vmm().args(["demo", "--quick"]).output().expect("vmm can be started").into();
+    ended.expect(0, &["1. The second translation", "ring 3", "violation: ", "nothing was reached"]);
+}

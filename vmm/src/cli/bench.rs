@@ -5,6 +5,7 @@ mod output;
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use benches::record::{Machine, Record, Work};
 use benches::{plan, table, timing};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vmm::host::{self, Host, HostError};
+use vmm::signals;
 use vmm::vcpu::Ring;
 use work::{ParamError, Params, SizeLaw, Slot, WorkError};
 
@@ -142,8 +144,13 @@ pub(super) fn sample(emulated: bool) -> Result<String, Box<dyn Error>> {
 
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    signals::catch_sigint()?;
     match run(args) {
         Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(_) if signals::is_interrupted() => {
+            eprintln!("vmm: interrupted; there is no result");
+            Ok(ExitCode::from(super::INTERRUPTED))
+        }
         Err(error) if error.is_a_series_fault() => {
             super::complain(&error);
             Ok(ExitCode::from(super::FAILED))
@@ -191,6 +198,7 @@ fn measure(args: &Args) -> Result<Record, BenchError> {
     let outcomes = driver::interleave(&mut series, &params, &mut |name| {
         bar.set_message(name);
         bar.inc(1);
+        if signals::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     drop(series);
