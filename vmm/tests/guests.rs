@@ -160,3 +160,20 @@ fn core_the_demo_ends_well() {
     let ended: program::Ended = vmm().args(["demo", "--quick"]).output().expect("vmm can be started").into();
     ended.expect(0, &["1. The second translation", "ring 3", "violation: ", "nothing was reached"]);
 }
+
+/// Without flushes this fails in every mode within a few steps (tried).
+#[test]
+fn core_blocks_keep_their_content_under_random_work() {
+    for placement in ["ladder", "remap", "cover"] {
+        workload("churn", "3", &[placement, "400", "1"]).expect(0, &["churn: 400 steps"]);
+        // Interpreted in mode shadow.
+        workload("churn", "0", &[placement, "60", "1"]).expect(0, &["churn: 60 steps"]);
+    }
+}
+
+#[test]
+fn blocks_keep_their_content_under_much_random_work() {
+    for (placement, seed) in [("ladder", "2"), ("remap", "3"), ("cover", "4")] {
+        workload("churn", "3", &[placement, "5000", seed]).expect(0, &["churn: 5000 steps"]);
+    }
+}

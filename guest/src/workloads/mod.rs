@@ -5,6 +5,7 @@
 //! [`Machine`].
 
 mod absurd_exchange;
+mod churn;
 mod edits;
 mod exception;
 mod exchange;
@@ -42,6 +43,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "absurd-exchange",
         description: "frame exchanges that make no sense are refused by name, and it goes on",
         run: absurd_exchange::run,
+    },
+    Workload {
+        name: "churn",
+        description: "[ladder|remap|cover [steps [seed]]] random work on umpa, every page's content checked",
+        run: churn::run,
     },
     Workload {
         name: "edits",
