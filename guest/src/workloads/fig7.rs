@@ -89,8 +89,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         placement,
         quarantine_max_frames: boot.frames_max / 8,
         refill: false,
-        // Up to 8 pages KVM's shadow paging maps at the first touch anyway.
-        cover_min_pages: 9,
+        // Shadow paging takes one exit for the first touch of 8 pages mapped by 4 KiB leaves, whose
+        // stores are free; a large leaf takes three: its store, the first touch, the store that clears it.
+        cover_min_pages: 17,
         ..Config::default()
     };
     let mut umpa = context.allocator(config);
