@@ -7,10 +7,14 @@
 //! tag = kind (bits 63..62) | a (bits 61..31) | b (bits 30..0)
 //!
 //! FIRST  first unit of a free run of 2 or more:  a = its length, b = next run in its list
-//! LAST   last unit of it:                        a = its length, b = previous run in its list
+//! second unit of it, which may be the last:      b = previous run in its list
+//! LAST   last unit of it:                        a = its length
 //! ALONE  a free run of one unit:                 a = previous,   b = next
 //! TAKEN  anything else:                          the owner's note (62 bits), 0 inside a run
 //! ```
+//!
+//! Both links lie at the head, so that taking a run out of its list touches the neighbours' heads only:
+//! the far ends of long runs are cold.
 //!
 //! Invariants, checked by [`Runs::check`]:
 //!
@@ -301,7 +305,7 @@ impl<'a> Runs<'a> {
             if len > 1 {
                 let last = self.tags[(first + len - 1) as usize];
                 assert!(kind(last) == LAST && a(last) == len, "run at {first} has no end");
-                for inner in first + 1..first + len - 1 {
+                for inner in first + 2..first + len - 1 {
                     assert_eq!(self.tags[inner as usize], 0, "tag inside the run at {first}");
                 }
             }
@@ -389,11 +393,7 @@ impl<'a> Runs<'a> {
     /// Previous and next run in the list.
     fn links(&self, first: u64) -> (u64, u64) {
         let tag = self.tags[first as usize];
-        if kind(tag) == ALONE {
-            (a(tag), b(tag))
-        } else {
-            (b(self.tags[(first + a(tag) - 1) as usize]), b(tag))
-        }
+        if kind(tag) == ALONE { (a(tag), b(tag)) } else { (b(self.tags[first as usize + 1]), b(tag)) }
     }
 
     fn set_next(&mut self, first: u64, next: u64) {
@@ -406,8 +406,8 @@ impl<'a> Runs<'a> {
         if kind(head) == ALONE {
             self.tags[first as usize] = tag(ALONE, previous, b(head));
         } else {
-            let last = &mut self.tags[(first + a(head) - 1) as usize];
-            *last = *last & !LINK | previous;
+            let second = &mut self.tags[first as usize + 1];
+            *second = *second & !LINK | previous;
         }
     }
 
@@ -419,7 +419,8 @@ impl<'a> Runs<'a> {
             self.tags[first as usize] = tag(ALONE, NONE, next);
         } else {
             self.tags[first as usize] = tag(FIRST, units, next);
-            self.tags[(first + units - 1) as usize] = tag(LAST, units, NONE);
+            self.tags[(first + units - 1) as usize] = tag(LAST, units, 0);
+            self.tags[first as usize + 1] |= NONE;
         }
         if next != NONE {
             self.set_previous(next, first);
@@ -449,7 +450,10 @@ impl<'a> Runs<'a> {
             self.set_previous(next, previous);
         }
         self.tags[first as usize] = 0;
-        self.tags[(first + units - 1) as usize] = 0;
+        if units > 1 {
+            self.tags[first as usize + 1] = 0;
+            self.tags[(first + units - 1) as usize] = 0;
+        }
         self.free_runs -= 1;
     }
 }
