@@ -256,12 +256,12 @@ impl Record {
         self.series.iter().find(|series| series.name == name)
     }
 
-    /// As text, two spaces deep, with a newline at the end.
+    /// As one line of text, with a newline at the end.
     ///
     /// # Errors
     /// None that a record can cause; `serde_json`'s.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(self).map(|text| text + "\n")
+        serde_json::to_string(self).map(|text| text + "\n")
     }
 }
 
