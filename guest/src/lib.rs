@@ -5,6 +5,7 @@
 //!
 //! - [`entry`]: the image header, the first instruction, boot info, and the end;
 //! - [`trap`]: exceptions; `trap.s` is all the code that runs at CPL 0;
+//! - [`fault`]: page faults that user code handles;
 //! - [`syscall`]: the stub behind `syscall`;
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
@@ -29,6 +30,7 @@ pub mod builtins;
 pub mod call;
 pub mod clock;
 pub mod entry;
+pub mod fault;
 pub mod machine;
 pub mod mmu;
 pub mod panic;

@@ -11,21 +11,20 @@
 //! | vector | what happens |
 //! | --- | --- |
 //! | 3 (`int3`) in the gate of [`tlb`](crate::tlb) | INVLPG or a load of CR3, then back |
+//! | 14, page fault, where somebody handles them | to [`fault`], and back without CPL 0 |
 //! | everything else | report: vector, error code, RIP, CR2, registers; exit code `Exception` |
 //!
 //! # Invariants
 //!
 //! - The level bits in the record grow from 0 to 1 (reporting) to 3 (ending) and never shrink: a trap
 //!   during the report ends the guest at once, a trap during that is a triple fault. No loop.
-//! - CPL 0 code and its stack lie on pages without U; it writes only to the record, the call area and
-//!   its stack.
+//! - CPL 0 code and its stack lie on pages without U; it writes only to the record, the frame of a page
+//!   fault, the call area and its stack.
 //!
 //! # Room left
 //!
-//! - *Page faults that user code handles* (write watches): a stub for vector 14 in place of the
-//!   common one, which continues at a handler's address instead of [`report`]'s. The record has what
-//!   it needs; the level bits have to become a count per vCPU. Some 20 instructions at CPL 0.
-//! - *Interrupts 32..63*: their stubs exist and report; a registered handler takes the same way.
+//! - *Interrupts 32..63*: their stubs exist and report; a registered handler takes the way of
+//!   [`fault`], with a frame of its own.
 //!
 //! # Limits
 //!
@@ -45,6 +44,7 @@ use umpa_abi::addr::Gva;
 use umpa_abi::call::ExitCode;
 
 use crate::call;
+use crate::fault::{self, Fault};
 
 /// What `trap.s` leaves behind for [`report`]. It knows the layout by the `offset_of!`s below.
 #[repr(C)]
@@ -124,6 +124,13 @@ core::arch::global_asm!(
     exit_op = const umpa_abi::call::Op::Exit as u32,
     exit_code = const ExitCode::Exception as u32,
     call_port = const umpa_abi::call::CALL_PORT,
+    faults = sym fault::RECORD,
+    armed = const fault::offset::ARMED,
+    fault_stack = sym fault::STACK,
+    fault_rax = const fault::offset::RAX,
+    fault_address = const fault::offset::ADDRESS,
+    fault_error = const fault::offset::ERROR,
+    fault_rip = const fault::offset::RIP,
 );
 
 const _: () = assert!(umpa_abi::image::TRAP_VECTORS == 64 && umpa_abi::image::TRAP_STUB_BYTES == 16);
@@ -139,9 +146,33 @@ pub(crate) fn set_call_area(call_area: Gva) {
 pub extern "C" fn report() -> ! {
     // SAFETY: trap.s has filled the record and its level bit keeps it from doing so again.
     let record = unsafe { *RECORD.0.get() };
+    fault::disarm();
     call::break_in();
     println!("{record}");
     call::exit(ExitCode::Exception)
+}
+
+/// Reports a page fault that its handler has refused.
+pub(crate) fn report_fault(fault: &Fault) -> ! {
+    let cr2 = fault.address().get();
+    // SAFETY: no reference to the record exists outside `report`, which hasn't begun: it disarms, and
+    // this fault came while armed. trap.s doesn't write it either, unless this faults.
+    unsafe {
+        let record = RECORD.0.get();
+        *record = TrapRecord {
+            level: (*record).level | 1,
+            call_area: (*record).call_area,
+            vector: 14,
+            error: fault.error(),
+            rip: fault.rip().get(),
+            cs: fault.cs(),
+            rflags: fault.rflags(),
+            rsp: fault.rsp().get(),
+            cr2,
+            registers: fault.registers(),
+        };
+    }
+    report()
 }
 
 /// Executes `ud2` with two values in rax and rdx: the end of code that has nothing better left.

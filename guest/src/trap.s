@@ -17,7 +17,12 @@ trap_stubs:
             jrcxz   trap_flush_all
             invlpg  [rdi]
             iretq
-        .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+        .elseif vector == 14
+            // Somebody handles page faults and isn't at it (fault.rs): hand it over, once.
+            btr     dword ptr [rip + {faults} + {armed}], 0
+            jc      trap_page_fault
+            jmp     trap_unhandled_page_fault_near
+        .elseif vector == 8 || (vector >= 10 && vector <= 13) || vector == 17 || vector == 21 || vector == 29 || vector == 30
             push    vector
             jmp     trap_unhandled
         .else
@@ -25,7 +30,7 @@ trap_stubs:
             push    vector
             jmp     trap_unhandled
         .endif
-        // The gate's two other ways don't fit into its 16 bytes; they fill up the next two stubs.
+        // What doesn't fit into the 16 bytes of vectors 3 and 14 fills up the stubs behind them.
         .if vector == 4
             .balign 1
 trap_flush_all:
@@ -34,10 +39,30 @@ trap_flush_all:
         .elseif vector == 5
 trap_stray_breakpoint_near:
             jmp     trap_stray_breakpoint
+        .elseif vector == 15
+trap_unhandled_page_fault_near:
+            push    14
+            jmp     trap_unhandled
         .endif
         .set vector, vector + 1
     .endr
     .org trap_stubs + 16 * 64
+
+// Leave what the processor pushed, and what this needs itself, in the frame, and continue at the
+// interrupted privilege level with fault.s, which saves the rest: flags and stack pointer are still
+// the interrupted ones there.
+trap_page_fault:
+    mov     [rip + {fault_stack} + {fault_rax}], rax
+    mov     rax, cr2
+    mov     [rip + {fault_stack} + {fault_address}], rax
+    pop     qword ptr [rip + {fault_stack} + {fault_error}]
+    pop     qword ptr [rip + {fault_stack} + {fault_rip}]
+    push    qword ptr [rip + trap_fault_enter]
+    iretq
+
+    .balign 8
+trap_fault_enter:
+    .quad   fault_enter
 
 trap_stray_breakpoint:
     push    0

@@ -177,3 +177,56 @@ fn blocks_keep_their_content_under_much_random_work() {
         workload("churn", "3", &[placement, "5000", seed]).expect(0, &["churn: 5000 steps"]);
     }
 }
+
+const FAULTS: [&str; 4] = [
+    "64 pages got their frames when they were touched, one of them by a push",
+    "43 watched pages, told of each one's first write",
+    "all registers and flags outlived",
+    "protect + flush + trap + unprotect",
+];
+
+#[test]
+fn core_page_faults_are_handled_by_the_guest_in_both_rings() {
+    workload("faults", "3", &["all", "10000"]).expect(0, &FAULTS);
+    // Interpreted in mode shadow.
+    workload("faults", "0", &["all", "140"]).expect(0, &FAULTS);
+    for ring in ["3", "0"] {
+        workload("faults", ring, &["umpa"]).expect(0, &["committed when they were touched"]);
+    }
+}
+
+#[test]
+fn core_page_faults_that_the_handler_refuses_are_reported() {
+    for (ring, cpl) in [("3", "at CPL 3"), ("0", "at CPL 0")] {
+        let ended = workload("faults", ring, &["unhandled"]);
+        ended.expect(1, &["EXCEPTION 14", cpl, "write, not present", "cr2 0x5001c0000000"]);
+        ended.expect(1, &["rip 0x7800", "rsp 0x7900", "that nobody handles"]);
+    }
+}
+
+#[test]
+fn core_page_faults_in_a_handler_or_without_one_are_reported_once() {
+    for ring in ["3", "0"] {
+        for (what, texts) in [
+            ("nested", ["read, not present", "cr2 0x1000"]),
+            ("paused", ["write, not present", "cr2 0x5001c0000000"]),
+            ("report", ["EXCEPTION 6", "cr2"]),
+        ] {
+            let ended = workload("faults", ring, &[what]);
+            ended.expect(1, &["EXCEPTION", texts[0], texts[1], "that nobody handles"]);
+            assert_eq!(ended.out.matches("EXCEPTION").count(), 1, "{ended}");
+        }
+    }
+}
+
+#[test]
+fn core_a_handler_that_breaks_its_rules_panics() {
+    for (what, why) in [
+        ("console", "a hypercall from within a hypercall"),
+        ("scope", "a scope of page faults from within their handler"),
+    ] {
+        for ring in ["3", "0"] {
+            workload("faults", ring, &[what]).expect(1, &[why, "the guest panicked"]);
+        }
+    }
+}

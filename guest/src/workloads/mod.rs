@@ -10,6 +10,7 @@ mod edits;
 mod exception;
 mod exchange;
 mod exit;
+mod faults;
 mod fig7;
 mod flush;
 mod list;
@@ -65,6 +66,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: exchange::run,
     },
     Workload { name: "fail", description: "finds something wrong", run: exit::fail },
+    Workload {
+        name: "faults",
+        description: "[all|umpa|unhandled|nested|… [rounds]] page faults that the program handles itself",
+        run: faults::run,
+    },
     Workload {
         name: "fig7",
         description: "[key=value …] the paper's Figure 7/8 work, for `vmm bench fig7`",
