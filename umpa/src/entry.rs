@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! present:  P=1 | W U .. A D PS | frame 51..12 | NX
+//! hidden:   P=0 | W U HIDDEN A D PS | frame 51..12 | NX   a leaf that keeps its frame, for no access
 //! absent:   P=0 | all other bits free; umpa writes 0
 //! ```
+//!
+//! A hidden leaf is a leaf to everything that edits tables, and nothing to the processor: what it maps
+//! can be split, moved, shown again or taken away, but not reached, nor cached.
 //!
 //! Entries are written with A and D set unless they are being watched (design decision 6): the
 //! processor then never has to write them, and a shadowing hypervisor needs no fault to track them.
@@ -24,6 +28,8 @@ bitflags! {
         const ACCESSED = paging::ACCESSED;
         /// The leaf was written through.
         const DIRTY = paging::DIRTY;
+        /// No access at all: the leaf isn't present, and keeps its frame.
+        const HIDDEN = 1 << 9;
         /// No instruction fetch.
         const NO_EXECUTE = paging::NO_EXECUTE;
     }
@@ -64,7 +70,7 @@ impl Entry {
     pub fn leaf(frame: Frame, size: PageSize, flags: EntryFlags) -> Self {
         debug_assert!(frame.is_aligned(size));
         let large = if size == PageSize::Size4K { 0 } else { paging::LARGE };
-        Self(frame.start().get() | flags.bits() | large | paging::PRESENT)
+        Self(frame.start().get() | large).with_flags(flags)
     }
 
     /// A link to the table in `frame`.
@@ -79,10 +85,16 @@ impl Entry {
         self.0 & paging::PRESENT != 0
     }
 
-    /// Present and terminal at `level` (1..=4).
+    /// P is clear, and the entry keeps a frame.
+    #[must_use]
+    pub const fn is_hidden(self) -> bool {
+        !self.is_present() && self.0 & EntryFlags::HIDDEN.bits() != 0
+    }
+
+    /// Present or hidden, and terminal at `level` (1..=4).
     #[must_use]
     pub const fn is_leaf(self, level: u32) -> bool {
-        self.is_present() && (level == 1 || (level <= 3 && self.0 & paging::LARGE != 0))
+        (self.is_present() || self.is_hidden()) && (level == 1 || (level <= 3 && self.0 & paging::LARGE != 0))
     }
 
     /// Present and a link to a table at `level - 1`.
@@ -106,7 +118,8 @@ impl Entry {
     /// The same leaf with other flags.
     #[must_use]
     pub const fn with_flags(self, flags: EntryFlags) -> Self {
-        Self(self.0 & !EntryFlags::all().bits() | flags.bits())
+        let present = if flags.contains(EntryFlags::HIDDEN) { 0 } else { paging::PRESENT };
+        Self(self.0 & !(EntryFlags::all().bits() | paging::PRESENT) | flags.bits() | present)
     }
 
     /// The `index`-th (`0..512`) of the 512 entries, one level below `level` (2 or 3), that map what
@@ -134,6 +147,18 @@ mod tests {
         let link = Entry::link(Frame::new(7));
         assert!(link.is_link(2) && link.is_link(4) && link.is_leaf(1));
         assert!(!Entry::ABSENT.is_leaf(1) && !Entry::ABSENT.is_link(2));
+    }
+
+    #[test]
+    fn a_hidden_leaf_keeps_its_frame_and_is_not_present() {
+        let shown = Entry::leaf(Frame::new(512), PageSize::Size2M, EntryFlags::DATA);
+        let hidden = shown.with_flags(EntryFlags::DATA.union(EntryFlags::HIDDEN));
+        assert!(hidden.is_hidden() && !hidden.is_present() && hidden.is_leaf(2) && !hidden.is_link(2));
+        assert_eq!((hidden.frame(), hidden.with_flags(EntryFlags::DATA)), (Frame::new(512), shown));
+        let small = hidden.split(2, 3);
+        assert!(small.is_hidden() && small.is_leaf(1) && !small.is_present());
+        assert_eq!(small.with_flags(EntryFlags::DATA), shown.split(2, 3));
+        assert!(!Entry::ABSENT.is_hidden());
     }
 
     #[test]

@@ -163,8 +163,12 @@ impl<'a> PageTables<'a> {
         }
     }
 
-    /// Makes tables and leaves so that the range's ends fall between leaves.
-    fn split_ends(
+    /// Makes tables and leaves so that the range's ends fall between leaves. Nothing is mapped otherwise
+    /// than before.
+    ///
+    /// # Errors
+    /// [`TableError::OutOfTables`].
+    pub(crate) fn split_ends(
         &mut self,
         memory: &mut impl TableMemory,
         page: Page,

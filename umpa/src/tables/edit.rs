@@ -123,7 +123,9 @@ impl PageTables<'_> {
         Ok(owe(Page::new(first), if mapped == 0 { 0 } else { cover }))
     }
 
-    /// Gives all leaves in the range these flags; holes are allowed.
+    /// Gives all leaves in the range these flags; holes are allowed. [`EntryFlags::HIDDEN`] hides them
+    /// from the processor, and other flags show them again. The flush is of no page when no leaf that
+    /// was shown has changed.
     ///
     /// # Errors
     /// [`TableError::OutOfTables`] when a large leaf at an end can't be split.
@@ -136,8 +138,8 @@ impl PageTables<'_> {
     ) -> Result<Flush, TableError> {
         check_range(page, pages)?;
         self.split_ends(memory, page, pages)?;
-        self.reflag(memory, self.root, LEVELS, page.get(), pages, flags);
-        Ok(owe(page, pages))
+        let changed = self.reflag(memory, self.root, LEVELS, page.get(), pages, flags);
+        Ok(owe(page, if changed { pages } else { 0 }))
     }
 
     /// Unlinks the empty tables that serve nothing outside the range, into the arena's quarantine.
@@ -313,7 +315,7 @@ impl PageTables<'_> {
             }
             let index = index_of(page, level);
             let entry = read(memory, table, index);
-            if !entry.is_present() {
+            if entry == Entry::ABSENT {
                 return Ok(());
             }
             table = if entry.is_leaf(level) {
@@ -347,6 +349,7 @@ impl PageTables<'_> {
         });
     }
 
+    /// True when a present leaf changed.
     fn reflag(
         &mut self,
         memory: &mut impl TableMemory,
@@ -355,15 +358,21 @@ impl PageTables<'_> {
         page: u64,
         pages: u64,
         flags: EntryFlags,
-    ) {
+    ) -> bool {
+        let mut changed = false;
         for_each_entry(level, page, pages, |index, page, pages| {
             let entry = read(memory, table, index);
             if entry.is_leaf(level) {
-                self.write(memory, table, index, entry.with_flags(flags));
+                let other = entry.with_flags(flags);
+                if other != entry {
+                    self.write(memory, table, index, other);
+                    changed |= entry.is_present();
+                }
             } else if entry.is_present() {
-                self.reflag(memory, entry.frame(), level - 1, page, pages, flags);
+                changed |= self.reflag(memory, entry.frame(), level - 1, page, pages, flags);
             }
         });
+        changed
     }
 
     fn prune_under(
