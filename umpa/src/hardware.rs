@@ -2,7 +2,8 @@
 //!
 //! Three traits: entries of page tables ([`TableMemory`]), the translation caches ([`Tlb`]) and the
 //! hypervisor ([`FrameSource`]). `guest` implements them with stores, INVLPG or CR3 and a hypercall;
-//! the tests with a simulated MMU.
+//! the tests with a simulated MMU. A fourth, [`Contents`], only for those who want memory that reads
+//! as zero.
 
 use umpa_abi::addr::{Frame, Page};
 use umpa_abi::exchange::{Extent, Policy, Shortfall};
@@ -63,6 +64,24 @@ pub trait FrameSource {
         policy: Policy,
         granted: &mut dyn FnMut(Extent),
     ) -> Exchanged;
+}
+
+/// Writes what is in frames. `umpa` never looks at content: this is for memory that must read as zero,
+/// and for content that must lie in other frames.
+pub trait Contents {
+    /// Zeroes `frames` frames from `first` on.
+    fn zero(&mut self, first: Frame, frames: u64);
+    /// Copies `frames` frames from `from` on to those from `to` on. They don't overlap.
+    fn copy(&mut self, from: Frame, to: Frame, frames: u64);
+}
+
+impl<T: Contents> Contents for &mut T {
+    fn zero(&mut self, first: Frame, frames: u64) {
+        (**self).zero(first, frames);
+    }
+    fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
+        (**self).copy(from, to, frames);
+    }
 }
 
 impl<T: TableMemory> TableMemory for &mut T {

@@ -8,9 +8,10 @@
 //! FRAMES_GPA   4 GiB      frames that can be granted: [FRAMES_GPA, FRAMES_GPA + memory)
 //! ```
 //!
-//! Guest-virtual space (lower half; everything below BLOCKS_GVA is left to programs):
+//! Guest-virtual space (lower half):
 //!
 //! ```text
+//! PROGRAM_GVA  0x0000_0001_0000   80 TiB: the program's, by mmap; placed from the top down
 //! BLOCKS_GVA   0x5000_0000_0000   32 TiB: windows that umpa reserves
 //! DIRECT_GVA   0x7000_0000_0000    8 TiB: Gva = DIRECT_GVA + Gpa, for bookkeeping, table arena, frames
 //! IMAGE_GVA    0x7800_0000_0000    4 GiB: the guest image, 4 KiB leaves by segment
@@ -25,6 +26,12 @@ pub const SYSTEM_GPA: Gpa = Gpa::new(2 << 20);
 pub const FRAMES_GPA: Gpa = Gpa::new(4 << 30);
 /// Most bytes of frames that a guest can have: the direct map's size less what lies below.
 pub const FRAMES_MAX_BYTES: u64 = (1 << 40) - FRAMES_GPA.get();
+
+/// Start of the addresses that are left to programs: the mmap family's. Below it nothing is ever
+/// mapped, so that a null pointer with an offset faults (Linux's `vm.mmap_min_addr`).
+pub const PROGRAM_GVA: Gva = Gva::new(0x1_0000);
+/// Bytes of them.
+pub const PROGRAM_BYTES: u64 = BLOCKS_GVA.get() - PROGRAM_GVA.get();
 
 /// Start of the address space that `umpa` reserves windows in.
 pub const BLOCKS_GVA: Gva = Gva::new(0x5000_0000_0000);
@@ -70,6 +77,8 @@ pub const fn direct(gpa: Gpa) -> Gva {
 const _: () = assert!(SYSTEM_GPA.is_aligned(PageSize::Size2M));
 const _: () = assert!(FRAMES_GPA.is_aligned(PageSize::Size1G));
 const _: () = assert!(DIRECT_GVA.is_aligned(PageSize::Size1G));
+const _: () = assert!(PROGRAM_GVA.is_aligned(PageSize::Size4K) && BLOCKS_GVA.is_aligned(PageSize::Size1G));
+const _: () = assert!(PROGRAM_GVA.get() + PROGRAM_BYTES == BLOCKS_GVA.get());
 const _: () = assert!(BLOCKS_GVA.get() + BLOCKS_BYTES == DIRECT_GVA.get());
 const _: () = assert!(DIRECT_GVA.get() + FRAMES_GPA.get() + FRAMES_MAX_BYTES <= IMAGE_GVA.get());
 const _: () = assert!(SYSTEM_GVA.is_canonical());

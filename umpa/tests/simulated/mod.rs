@@ -23,7 +23,7 @@ pub(crate) use ledger::Ledger;
 pub(crate) use tlb::Tlb;
 pub(crate) use walk::Mapped;
 
-use umpa::hardware::{Exchanged, FrameSource, TableMemory};
+use umpa::hardware::{Contents, Exchanged, FrameSource, TableMemory};
 use umpa_abi::addr::{Frame, Gpa, Gva, Page};
 use umpa_abi::exchange::{Extent, Policy};
 use umpa_abi::layout::{DIRECT_GVA, FRAMES_GPA};
@@ -230,6 +230,19 @@ impl umpa::hardware::Tlb for Machine {
             }
         }
         self.speculate_next();
+    }
+}
+
+impl Contents for Machine {
+    fn zero(&mut self, first: Frame, frames: u64) {
+        (0..frames).for_each(|at| self.ledger.set_stamp(first.offset(at), 0));
+    }
+
+    fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
+        for at in 0..frames {
+            let stamp = self.ledger.stamp(from.offset(at));
+            self.ledger.set_stamp(to.offset(at), stamp);
+        }
     }
 }
 

@@ -102,6 +102,26 @@ impl Machine {
         None
     }
 
+    /// The frame that the page's leaf keeps, and whether it is hidden (bit 9 of an entry without P).
+    pub(crate) fn kept_frame(&self, page: Page) -> Option<(Frame, bool)> {
+        let mut table = self.root();
+        for level in (1..=paging::LEVELS).rev() {
+            let entry = self.read(table, paging::index(page.start(), level));
+            let hidden = entry & paging::PRESENT == 0;
+            if entry == 0 {
+                return None;
+            }
+            assert!(!hidden || entry & 1 << 9 != 0, "entry {entry:#x} for {page}");
+            let below = paging::address(entry).containing();
+            if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
+                return Some((below.offset(page.get() % (1 << (9 * (level - 1)))), hidden));
+            }
+            assert!(!hidden, "entry {entry:#x} for {page}");
+            table = below;
+        }
+        None
+    }
+
     /// The whole tree below the root. Asserts that each table is linked once and that entries that
     /// aren't present are zero.
     pub(crate) fn tree(&self) -> Tree {
