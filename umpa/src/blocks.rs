@@ -19,7 +19,8 @@
 //!
 //! Invariants ([`Umpa::check`]):
 //!
-//! - `granted = free + quarantined + Σ frames of blocks + frames of retained windows`;
+//! - `granted = free + quarantined + Σ frames of blocks + frames of retained windows + frames of
+//!   mappings` (see [`mmap`](crate::mmap));
 //! - each page of a block is mapped, to frames of no other block, unless it was released;
 //! - an allocation fails only when too few frames are free (or tables, or addresses), wherever they lie.
 
@@ -31,6 +32,7 @@ use crate::entry::EntryFlags;
 use crate::flush::Owed;
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
+use crate::mmap::AddressMap;
 use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
@@ -169,12 +171,13 @@ enum Block {
 
 /// See the [module](self).
 pub struct Umpa<'a, M: Machine> {
-    machine: M,
-    frames: FrameStore<'a>,
-    tables: PageTables<'a>,
+    pub(crate) machine: M,
+    pub(crate) frames: FrameStore<'a>,
+    pub(crate) tables: PageTables<'a>,
     space: AddressSpace,
-    owed: Owed,
-    config: Config,
+    pub(crate) mappings: AddressMap,
+    pub(crate) owed: Owed,
+    pub(crate) config: Config,
     stats: Stats,
 }
 
@@ -188,6 +191,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
             frames,
             tables,
             space: AddressSpace::new(),
+            mappings: AddressMap::new(),
             owed: Owed::new(),
             config,
             stats: Stats::default(),
@@ -343,7 +347,8 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// # Panics
     /// When one doesn't hold.
     pub fn check(&self, block_frames: u64) {
-        self.frames.check(block_frames + self.space.retained_pages());
+        self.mappings.check(&self.machine);
+        self.frames.check(block_frames + self.space.retained_pages() + self.mappings.pages());
     }
 
     /// Rung a.
@@ -380,7 +385,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     }
 
     /// Sees to it that `frames` frames are free.
-    fn make_free(&mut self, frames: u64) -> Result<(), AllocError> {
+    pub(crate) fn make_free(&mut self, frames: u64) -> Result<(), AllocError> {
         let missing = |store: &FrameStore<'_>| frames.saturating_sub(store.free_frames());
         if missing(&self.frames) == 0 {
             return Ok(());

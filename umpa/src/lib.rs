@@ -17,7 +17,7 @@
 //!
 //! | module | keeps | cost |
 //! | --- | --- | --- |
-//! | [`hardware`] | nothing: the three traits below `umpa` | |
+//! | [`hardware`] | nothing: the traits below `umpa` | |
 //! | [`entry`] | nothing: the encoding of an entry | |
 //! | [`runs`] | free runs of units | constant, 8 bytes a unit |
 //! | [`frames`] | which frames are free, taken, or wait for a flush | constant for each run |
@@ -25,6 +25,7 @@
 //! | [`flush`] | flushes that are owed | one flush for any number |
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
 //! | [`blocks`] | blocks: the paper's five functions | see there |
+//! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
 //!
 //! Vital statistics: 8 bytes of bookkeeping for each frame (0.195 %), no header in a block, no byte of
 //! a free frame read or written. Tables are made only for windows; what the direct map shows has them.
@@ -74,6 +75,7 @@ pub mod entry;
 pub mod flush;
 pub mod frames;
 pub mod hardware;
+pub mod mmap;
 pub mod runs;
 pub mod space;
 pub mod tables;

@@ -184,7 +184,7 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// Sees to it that holes in the range can be filled without running out of tables half-way. One
     /// hole needs no such care: what is mapped of it is unmapped again.
-    fn make_tables(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
+    pub(crate) fn make_tables(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
         self.with_remedies(|umpa| {
             let missing = umpa.tables.missing_tables(&umpa.machine, page, pages);
             if missing > umpa.tables.arena().free_tables() && umpa.holes(page, pages) > 1 {

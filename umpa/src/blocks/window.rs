@@ -11,6 +11,9 @@ use umpa_abi::layout;
 /// tables are unlinked with them: the next window there is free to use large leaves.
 pub(super) const TABLE_PAGES: u64 = PageSize::Size2M.frames();
 
+/// Pages of mappings and of windows, which follow each other.
+const PRUNED_PAGES: u64 = (layout::PROGRAM_BYTES + layout::BLOCKS_BYTES) / PAGE_BYTES;
+
 impl<M: Machine> Umpa<'_, M> {
     /// A window of `pages` mapped pages in a slot of at least `capacity_pages`.
     pub(super) fn new_window(&mut self, pages: u64, capacity_pages: u64) -> Result<Slot, AllocError> {
@@ -35,7 +38,7 @@ impl<M: Machine> Umpa<'_, M> {
     /// Tries an edit that may want for tables or addresses, and what helps in between, the cheapest
     /// first: the flush that is owed; then the end of all retained windows, of empty tables and of
     /// records that nobody needs. That is linear in the tables that there are.
-    pub(super) fn with_remedies<T, E>(
+    pub(crate) fn with_remedies<T, E>(
         &mut self,
         mut edit: impl FnMut(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
@@ -52,7 +55,7 @@ impl<M: Machine> Umpa<'_, M> {
             self.stats.reclaimed += 1;
             self.end_window(slot, pages);
         }
-        let (first, pages) = (layout::BLOCKS_GVA.containing(), layout::BLOCKS_BYTES / PAGE_BYTES);
+        let (first, pages) = (layout::PROGRAM_GVA.containing(), PRUNED_PAGES);
         self.tables.prune(&mut self.machine, first, pages).defer(&mut self.owed);
         self.settle();
         self.space.forget_vacant(&mut self.machine, self.tables.arena_mut());
@@ -126,7 +129,7 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Maps one run by `map`, with remedies; an error gives it back.
-    pub(super) fn map_by(
+    pub(crate) fn map_by(
         &mut self,
         run: OwnedRun,
         mut map: impl FnMut(&mut Self, OwnedRun) -> Result<(), (TableError, OwnedRun)>,
@@ -159,13 +162,13 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Unmaps a range that no leaf reaches out of; its frames wait for a flush.
-    pub(super) fn unmap_to_quarantine(&mut self, page: Page, pages: u64) {
+    pub(crate) fn unmap_to_quarantine(&mut self, page: Page, pages: u64) {
         let unmapped = self.try_unmap(page, pages);
         debug_assert!(unmapped.is_ok(), "{unmapped:?}: a leaf reaches out of {pages} pages at {page}");
     }
 
     /// Unmaps the range; its frames wait for a flush. Returns them.
-    fn try_unmap(&mut self, page: Page, pages: u64) -> Result<u64, TableError> {
+    pub(crate) fn try_unmap(&mut self, page: Page, pages: u64) -> Result<u64, TableError> {
         if pages == 0 {
             return Ok(0);
         }
@@ -196,7 +199,7 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// Free frames for at most `pages` pages at `page`: aligned for large leaves where that is
     /// possible, else in one piece, else the longest piece that there is.
-    fn gather(&mut self, page: Page, pages: u64) -> Option<OwnedRun> {
+    pub(crate) fn gather(&mut self, page: Page, pages: u64) -> Option<OwnedRun> {
         if page.is_aligned(PageSize::Size2M) && pages >= TABLE_PAGES {
             let whole = pages - pages % TABLE_PAGES;
             let large = self

@@ -1,0 +1,181 @@
+//! Frames and leaves behind mappings.
+
+use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, map};
+use crate::entry::EntryFlags;
+use crate::tables::TableError;
+use core::ops::ControlFlow;
+use umpa_abi::addr::{Frame, Page, PageSize};
+
+/// Runs of frames that are zeroed together; they lie on the stack.
+const RUNS: usize = 32;
+
+impl<M: Machine + Contents> Umpa<'_, M> {
+    /// Room in the map for what one call may add to it.
+    pub(super) fn reserve_nodes(&mut self) -> Result<(), Errno> {
+        self.with_remedies(|umpa| {
+            let reserved = umpa.mappings.reserve(&mut umpa.machine, umpa.tables.arena_mut());
+            if reserved { Ok(()) } else { Err(Errno::ENOMEM) }
+        })
+    }
+
+    /// Sees to it that no leaf reaches over an end of the range, so that editing it can't fail.
+    pub(super) fn cut_leaves(&mut self, page: u64, pages: u64) -> Result<(), Errno> {
+        // Beyond the program's addresses nothing is the map's to cut.
+        let Some(pages) = map::END.checked_sub(page).map(|room| pages.min(room)).filter(|&pages| pages > 0)
+        else {
+            return Ok(());
+        };
+        self.with_remedies(|umpa| umpa.tables.split_ends(&mut umpa.machine, Page::new(page), pages))
+            .map_err(|_: TableError| Errno::ENOMEM)
+    }
+
+    /// Makes the range memory that reads as zero: pages that have frames keep them, the others get
+    /// some. On an error nothing was changed.
+    pub(super) fn back(&mut self, page: u64, pages: u64, mode: Mode) -> Result<(), Errno> {
+        if self.mappings.stale_within(page, pages, self.owed.settled()).is_some() {
+            self.settle();
+        }
+        self.cut_leaves(page, pages)?;
+        let mut missing = pages;
+        let _ = self.tables.for_each_leaf(&self.machine, Page::new(page), pages, &mut |leaf| {
+            missing -= leaf.pages;
+            ControlFlow::<()>::Continue(())
+        });
+        if missing > 0 {
+            // Frames and tables first, so that nothing fails half-way.
+            self.make_free(missing).map_err(|_| Errno::ENOMEM)?;
+            self.make_tables(Page::new(page), pages).map_err(|_| Errno::ENOMEM)?;
+        }
+        let (mut at, end) = (page, page + pages);
+        while at < end {
+            let next = self.leaf_from(at, end);
+            let hole_end = next.map_or(end, |(first, _, _)| first);
+            if hole_end > at {
+                self.fill(at, hole_end - at, mode)?;
+            }
+            at = next.map_or(end, |(first, _, pages)| first + pages);
+        }
+        self.zero(page, pages);
+        self.show(page, pages, mode.prot);
+        Ok(())
+    }
+
+    /// Unmaps a range whose ends were cut; its frames and addresses wait for a flush.
+    pub(super) fn unback(&mut self, page: u64, pages: u64) {
+        self.mappings.remove(&mut self.machine, page, pages);
+        if self.clear(page, pages) > 0 {
+            self.retire(page, pages);
+        }
+    }
+
+    /// Takes the leaves of a range away; returns the frames, which wait for a flush.
+    pub(super) fn clear(&mut self, page: u64, pages: u64) -> u64 {
+        match self.try_unmap(Page::new(page), pages) {
+            Ok(frames) => frames,
+            Err(error) => {
+                debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}");
+                0
+            }
+        }
+    }
+
+    /// Gives the leaf tables that serve nothing any more back, around addresses without leaves; those
+    /// wait for a flush.
+    pub(super) fn retire(&mut self, page: u64, pages: u64) {
+        let (low, high) = self.mappings.hole_around(&self.machine, page, pages);
+        let unit = PageSize::Size2M.frames();
+        let low = low.max(page - page % unit);
+        let high = high.min((page + pages).next_multiple_of(unit));
+        self.tables.prune(&mut self.machine, Page::new(low), high - low).defer(&mut self.owed);
+        self.mappings.mark_stale(low, high - low, self.owed.settled());
+        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+            self.settle();
+        }
+    }
+
+    /// Zeroes what the range maps.
+    pub(super) fn zero(&mut self, page: u64, pages: u64) {
+        let (mut at, end) = (page, page + pages);
+        while at < end {
+            // Some runs at a time: the tables are looked at, then the frames are written.
+            let mut runs = [(Frame::new(0), 0); RUNS];
+            let mut len = 0;
+            let stopped = self.tables.for_each_leaf(&self.machine, Page::new(at), end - at, &mut |leaf| {
+                match runs[..len].last_mut() {
+                    Some((first, frames)) if first.offset(*frames) == leaf.frame => *frames += leaf.pages,
+                    _ if len == RUNS => return ControlFlow::Break(leaf.page.get()),
+                    _ => {
+                        runs[len] = (leaf.frame, leaf.pages);
+                        len += 1;
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+            for &(first, frames) in &runs[..len] {
+                self.machine.zero(first, frames);
+            }
+            at = stopped.break_value().unwrap_or(end);
+        }
+    }
+
+    /// Lets the leaves of the range allow what `prot` does; flushes what was allowed before.
+    pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot) {
+        let flags = self.flags(prot);
+        match self.tables.protect(&mut self.machine, Page::new(page), pages, flags) {
+            Ok(flush) => flush.complete_only(&mut self.machine),
+            Err(error) => debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}"),
+        }
+    }
+
+    /// Flags of the leaves.
+    pub(super) fn flags(&self, prot: Prot) -> EntryFlags {
+        let kept = EntryFlags::USER.union(EntryFlags::ACCESSED).union(EntryFlags::DIRTY);
+        let mut flags = self.config.flags.intersection(kept);
+        flags.set(EntryFlags::WRITABLE, prot.contains(Prot::WRITE));
+        flags.set(EntryFlags::NO_EXECUTE, !prot.contains(Prot::EXEC));
+        flags.set(EntryFlags::HIDDEN, prot.is_empty());
+        flags
+    }
+
+    /// The first leaf in `at..end`: its first page there, its frame, its pages there.
+    pub(super) fn leaf_from(&self, at: u64, end: u64) -> Option<(u64, Frame, u64)> {
+        if at >= end {
+            return None;
+        }
+        let found = self.tables.for_each_leaf(&self.machine, Page::new(at), end - at, &mut |leaf| {
+            ControlFlow::Break((leaf.page.get(), leaf.frame, leaf.pages))
+        });
+        found.break_value()
+    }
+
+    /// Maps a hole to free frames; on an error it is a hole again.
+    fn fill(&mut self, page: u64, pages: u64, mode: Mode) -> Result<(), Errno> {
+        let flags = self.flags(mode.prot);
+        let largest = if mode.large == Large::Unwanted { PageSize::Size4K } else { PageSize::Size1G };
+        let mut done = 0;
+        while done < pages {
+            let at = Page::new(page + done);
+            let mapped = match self.gather(at, pages - done) {
+                Some(run) => {
+                    let frames = run.frames();
+                    let mapped = self
+                        .map_by(run, |umpa, run| umpa.tables.map(&mut umpa.machine, at, run, flags, largest));
+                    mapped.map(|()| frames).map_err(|(error, run)| {
+                        let put = self.frames.put(run);
+                        debug_assert!(put.is_ok(), "{put:?} after {error:?}");
+                    })
+                }
+                None => Err(()),
+            };
+            let Ok(frames) = mapped else {
+                if done > 0 {
+                    self.clear(page, done);
+                    self.retire(page, done);
+                }
+                return Err(Errno::ENOMEM);
+            };
+            done += frames;
+        }
+        Ok(())
+    }
+}
