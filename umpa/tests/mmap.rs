@@ -8,8 +8,9 @@ use model::mmap::{Call, LOW, Setup, World};
 use proptest::prelude::*;
 use simulated::Sabotage;
 use umpa::blocks::Config;
-use umpa::mmap::{Advice, MapFlags, Prot, RemapFlags};
+use umpa::mmap::{Advice, Errno, MapFlags, Prot, RemapFlags};
 use umpa::tables::Reach;
+use umpa_abi::addr::Gva;
 
 /// A step of a sequence: a call, or writes to pages.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +136,49 @@ fn a_collapsed_range_has_a_large_leaf_and_its_content() {
     let stores = world.umpa.tables().stores();
     world.step(collapse).unwrap();
     assert_eq!(world.umpa.tables().stores(), stores);
+}
+
+/// Each gets the frames that the other gave up, those that wait for a flush included.
+#[test]
+fn blocks_and_mappings_share_frames() {
+    let (mut tags, mut links) = (vec![0; 2048], vec![0; 64]);
+    let mut world = World::new(&plain(), &mut tags, &mut links);
+    let umpa = &mut world.umpa;
+    let all = 2048 * 4096;
+    for _ in 0..3 {
+        let blocks = [1500, 500].map(|pages| umpa.userpage_malloc(pages * 4096).unwrap());
+        assert_eq!(umpa.mmap(Gva::new(0), all, RW, ANON), Err(Errno::ENOMEM));
+        umpa.check(2000);
+        for block in blocks {
+            umpa.userpage_free(block).unwrap();
+        }
+        let mapped = umpa.mmap(Gva::new(0), all, RW, ANON).unwrap();
+        assert!(umpa.userpage_malloc(4096).is_err());
+        umpa.check(0);
+        umpa.munmap(mapped, all).unwrap();
+    }
+}
+
+/// No frames are asked for that no store could keep.
+#[test]
+fn the_impossible_is_refused_at_once() {
+    let (mut tags, mut links) = (vec![0; 2048], vec![0; 64]);
+    let mut world = World::new(&plain(), &mut tags, &mut links);
+    for bytes in [70 << 40, 100 << 40, u64::MAX, u64::MAX - 4095] {
+        assert_eq!(world.umpa.mmap(Gva::new(0), bytes, RW, ANON), Err(Errno::ENOMEM), "{bytes:#x}");
+    }
+    assert_eq!(world.umpa.frames().granted_frames(), 0);
+    let bad = [
+        (MapFlags::PRIVATE, Errno::EBADF),
+        (MapFlags::ANONYMOUS, Errno::EINVAL),
+        (ANON | MapFlags::SHARED, Errno::EINVAL),
+        (MapFlags::ANONYMOUS | MapFlags::SHARED, Errno::EOPNOTSUPP),
+        (ANON | MapFlags::GROWSDOWN, Errno::EOPNOTSUPP),
+        (ANON | MapFlags::FIXED, Errno::EPERM),
+    ];
+    for (flags, errno) in bad {
+        assert_eq!(world.umpa.mmap(Gva::new(0), 4096, RW, flags), Err(errno), "{flags:?}");
+    }
 }
 
 /// The proof that the model notices: a machine whose flushes do nothing is found out.

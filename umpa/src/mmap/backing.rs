@@ -2,6 +2,7 @@
 
 use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, map};
 use crate::entry::EntryFlags;
+use crate::frames::FRAMES_MAX;
 use crate::tables::TableError;
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Frame, Page, PageSize};
@@ -43,6 +44,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         });
         if missing > 0 {
             // Frames and tables first, so that nothing fails half-way.
+            if missing > FRAMES_MAX {
+                return Err(Errno::ENOMEM);
+            }
             self.make_free(missing).map_err(|_| Errno::ENOMEM)?;
             self.make_tables(Page::new(page), pages).map_err(|_| Errno::ENOMEM)?;
         }

@@ -326,3 +326,6 @@ impl Tree {
         known
     }
 }
+
+#[cfg(test)]
+mod tests;
