@@ -121,6 +121,8 @@ pub struct VmConfig {
     pub args: Vec<String>,
     /// How long it may live, counted from [`Vm::new`], pauses included.
     pub timeout: Option<Duration>,
+    /// The host is an emulator, so the guest prints no times.
+    pub is_emulated: bool,
     /// Where its console's text goes.
     pub console: Box<dyn Write + Send>,
 }
@@ -135,6 +137,7 @@ impl VmConfig {
             ring: Ring::Three,
             args: vec![workload.to_owned()],
             timeout: None,
+            is_emulated: false,
             console: Box::new(io::stdout()),
         }
     }
@@ -335,13 +338,14 @@ fn boot_info(
     tsc_hz: u64,
 ) -> BootInfo {
     let pages_1g = if host.pages_1g() { feature::PAGES_1G } else { 0 };
+    let emulated = if config.is_emulated { feature::EMULATED } else { 0 };
     let to_ring_0 = if host.mode() == MmuMode::Shadow { 0 } else { feature::SYSCALL_TO_RING0 };
     BootInfo {
         magic: BOOT_MAGIC,
         version: ABI_VERSION,
         mmu_mode: host.mode() as u32,
         ring: config.ring.number().into(),
-        features: pages_1g | to_ring_0,
+        features: pages_1g | to_ring_0 | emulated,
         root: tables.root.get(),
         tables_first: system.tables.gpa.containing().get(),
         tables_frames: system.tables.bytes / PAGE_BYTES,

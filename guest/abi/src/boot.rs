@@ -67,6 +67,8 @@ pub mod feature {
     pub const PAGES_1G: u32 = 1 << 0;
     /// `syscall` reaches CPL 0 (not so in mode `shadow`, where it stays at CPL 3).
     pub const SYSCALL_TO_RING0: u32 = 1 << 1;
+    /// The machine is an emulator: its times mean nothing, and nobody prints them.
+    pub const EMULATED: u32 = 1 << 2;
 }
 
 wire_struct! {
@@ -147,6 +149,12 @@ impl BootInfo {
             Some(mode) => mode,
             None => MmuMode::Shadow,
         }
+    }
+
+    /// False on an emulator ([`feature::EMULATED`]).
+    #[must_use]
+    pub const fn timing_is_real(&self) -> bool {
+        self.features & feature::EMULATED == 0
     }
 
     /// The root table.

@@ -34,6 +34,10 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
                 step(machine, page);
             }
             let each_cycles = (clock::cycles() - start) / rounds;
+            if !boot.timing_is_real() {
+                println!("  {what:16} done; no times under an emulator");
+                continue;
+            }
             println!("  {what:16} {each_cycles:>8} cycles");
             let gate = match gate {
                 Gate::Ring0 => "ring0",

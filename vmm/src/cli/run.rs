@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use benches::timing;
 use umpa_abi::call;
 use umpa_abi::record::{Point, Record, name_text};
 use vmm::host::Host;
@@ -75,6 +76,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut config = VmConfig::new(image, &args.workload);
     config.memory_bytes = args.mem;
     config.timeout = args.timeout;
+    config.is_emulated = !timing::timing_is_real();
     config.args.extend(args.args);
     config.ring = match args.ring {
         RingArg::Zero => Ring::Zero,
