@@ -403,7 +403,9 @@ impl<'a, M: Machine> Umpa<'a, M> {
             self.settle();
         }
         let missing = missing(&self.frames);
-        if missing > 0 && self.config.refill {
+        // More than there can ever be isn't asked for: it would only take what others could use.
+        let grantable = self.frames.capacity_frames() - self.frames.granted_frames();
+        if missing > 0 && missing <= grantable && self.config.refill {
             self.preload(missing);
         }
         let free = self.frames.free_frames();

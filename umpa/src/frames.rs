@@ -148,6 +148,12 @@ impl<'a> FrameStore<'a> {
         self.granted_frames
     }
 
+    /// Frames that can be granted at most.
+    #[must_use]
+    pub fn capacity_frames(&self) -> u64 {
+        self.runs.len()
+    }
+
     /// Frames that [`Self::get`] can give.
     #[must_use]
     pub fn free_frames(&self) -> u64 {

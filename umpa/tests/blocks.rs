@@ -304,3 +304,16 @@ fn a_missing_flush_is_seen() {
         }
     }
 }
+
+/// What can't be had isn't half taken from the hypervisor.
+#[test]
+fn too_large_a_block_takes_no_frames() {
+    let setup = plain(64, Placement::Ladder);
+    let (mut tags, mut links) = setup.bookkeeping();
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    for pages in [65, 1 << 20] {
+        assert!(world.umpa.userpage_malloc(pages * 4096).is_err());
+        assert_eq!(world.umpa.frames().granted_frames(), 0);
+    }
+    assert!(world.umpa.userpage_malloc(64 * 4096).is_ok());
+}
