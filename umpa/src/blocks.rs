@@ -307,9 +307,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
         match self.find(gva)? {
             Block::Direct { first, pages } => {
                 self.frames.set_note(first, 0);
-                if let Err((error, run)) = self.frames.put(Run::new(first, pages)) {
-                    debug_assert!(false, "{error:?} for the block {run:?}");
-                }
+                self.put_back(Run::new(first, pages));
             }
             Block::Window { slot, pages } => {
                 if self.config.placement == Placement::Ladder && self.is_whole(slot, pages) {
@@ -349,6 +347,13 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub fn check(&self, block_frames: u64) {
         self.mappings.check(&self.machine);
         self.frames.check(block_frames + self.space.retained_pages() + self.mappings.pages());
+    }
+
+    /// Puts back a run that is known to be the store's, and taken.
+    fn put_back(&mut self, run: OwnedRun) {
+        if let Err((error, run)) = self.frames.put(run) {
+            debug_assert!(false, "{error:?} for {run:?}");
+        }
     }
 
     /// Rung a.

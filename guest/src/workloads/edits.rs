@@ -18,7 +18,7 @@ use crate::mmu::{self, Slot};
 const LEAF: u64 = paging::PRESENT | paging::WRITABLE | paging::ACCESSED | paging::DIRTY;
 
 /// Makes the tables on the way to `page`, from unused frames of the arena.
-fn build_path(machine: &mut Machine, page: Gva, user: u64, unused: &mut Frame) -> Slot {
+pub(super) fn build_path(machine: &mut Machine, page: Gva, user: u64, unused: &mut Frame) -> Slot {
     loop {
         let slot = machine.tables.walk(page);
         if slot.level == 1 {

@@ -22,6 +22,7 @@ use umpa_abi::layout::BLOCKS_GVA;
 use umpa_abi::paging;
 use umpa_abi::record::{Counter, Record, name};
 
+use super::edits::build_path;
 use super::{Context, Failure, check, equal};
 use crate::fault::{Access, Cause, Fault, Handled, Handler, Scope, probe, scope};
 use crate::machine::Machine;
@@ -69,15 +70,7 @@ impl<'m> Pages<'m> {
         let machine = &mut context.machine;
         let user = if boot.ring == 3 { paging::USER } else { 0 };
         let mut unused = boot.tables_first().offset(boot.tables_used);
-        let mut first = machine.tables.walk(FIRST);
-        while first.level > 1 {
-            let table = unused;
-            unused = table.offset(1);
-            (0..paging::ENTRIES).for_each(|index| machine.tables.write(table, index, 0));
-            let entry = table.start().get() | paging::PRESENT | paging::WRITABLE | paging::ACCESSED | user;
-            machine.tables.write(first.table, first.index, entry);
-            first = machine.tables.walk(FIRST);
-        }
+        let first = build_path(machine, FIRST, user, &mut unused);
         Self { machine, user, first, answer: Answer::Serve, told: 0, last: None }
     }
 

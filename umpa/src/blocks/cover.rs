@@ -103,10 +103,4 @@ impl<M: Machine> Umpa<'_, M> {
         let flags = self.config.flags;
         self.map_by(run, |umpa, run| umpa.tables.map_cover(&mut umpa.machine, page, run, flags))
     }
-
-    fn put_back(&mut self, run: OwnedRun) {
-        if let Err((error, run)) = self.frames.put(run) {
-            debug_assert!(false, "{error:?} for {run:?}");
-        }
-    }
 }

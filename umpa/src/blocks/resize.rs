@@ -110,9 +110,7 @@ impl<M: Machine> Umpa<'_, M> {
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
         let gva = umpa_abi::layout::direct(first.start());
         if pages < have {
-            if let Err((error, run)) = self.frames.put(Run::new(first.offset(pages), have - pages)) {
-                debug_assert!(false, "{error:?} for {run:?}");
-            }
+            self.put_back(Run::new(first.offset(pages), have - pages));
         } else if pages > have && self.frames.get_at(first.offset(have), pages - have).is_none() {
             return self.move_to_window(first, have, pages);
         }

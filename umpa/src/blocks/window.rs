@@ -115,9 +115,7 @@ impl<M: Machine> Umpa<'_, M> {
     /// Maps one run. On an error the run is free again.
     fn map_run(&mut self, page: Page, run: OwnedRun) -> Result<(), AllocError> {
         self.map_kept(page, run).map_err(|(error, run)| {
-            if let Err((error, run)) = self.frames.put(run) {
-                debug_assert!(false, "{error:?} for {run:?}");
-            }
+            self.put_back(run);
             AllocError::Tables(error)
         })
     }
