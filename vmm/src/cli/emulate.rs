@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::units::duration;
 use vmm::emulate::{self, EmulateError, EmulateOptions, Mmu, TestOptions};
 
 /// Run `vmm ARGS` on a Linux kernel with /dev/kvm and nested paging, inside an emulator.
@@ -27,9 +28,9 @@ pub(crate) struct Args {
     /// 2 MiB pages to reserve for hugetlb.
     #[arg(long, value_name = "PAGES", default_value_t = 0)]
     huge_pages: u32,
-    /// Give up after this time [default: 600 with npt, 1800 with ept].
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
+    /// Give up after this time [default: 10m with npt, 30m with ept].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
     /// With npt: make every run the same to the instruction, with one processor.
     #[arg(long)]
     deterministic: bool,
@@ -107,7 +108,7 @@ fn options(args: &Args) -> EmulateOptions {
     options.cpus = args.cpus.unwrap_or(options.cpus);
     options.memory_mib = args.memory;
     options.huge_pages = args.huge_pages;
-    options.timeout = args.timeout.map_or(options.timeout, Duration::from_secs);
+    options.timeout = args.timeout.unwrap_or(options.timeout);
     options.deterministic = args.deterministic;
     options.cache.clone_from(&args.cache);
     options.exec.clone_from(&args.exec);
