@@ -2,13 +2,13 @@
 
 #![allow(unsafe_code)] // reason: passes on the preconditions of its parts
 
-use umpa::hardware::{Exchanged, FrameSource, TableMemory, Tlb};
+use umpa::hardware::{Contents, Exchanged, FrameSource, TableMemory, Tlb};
 use umpa_abi::addr::{Frame, Page};
 use umpa_abi::boot::BootInfo;
 use umpa_abi::exchange::{Extent, Policy};
 
 use crate::call::Hypervisor;
-use crate::mmu::DirectTables;
+use crate::mmu::{DirectContents, DirectTables};
 use crate::tlb::LocalTlb;
 
 /// Tables, translation caches and the hypervisor. There is one for each vCPU.
@@ -71,5 +71,14 @@ impl FrameSource for Machine {
         granted: &mut dyn FnMut(Extent),
     ) -> Exchanged {
         self.hypervisor.exchange(give, want_pages, policy, granted)
+    }
+}
+
+impl Contents for Machine {
+    fn zero(&mut self, first: Frame, frames: u64) {
+        DirectContents.zero(first, frames);
+    }
+    fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
+        DirectContents.copy(from, to, frames);
     }
 }

@@ -10,7 +10,7 @@
 
 use core::arch::asm;
 
-use umpa::hardware::TableMemory;
+use umpa::hardware::{Contents, TableMemory};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES};
 use umpa_abi::boot::BootInfo;
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, direct};
@@ -104,6 +104,45 @@ impl TableMemory for DirectTables {
         // SAFETY: as in `write`; DF is clear by the ABI.
         unsafe {
             asm!("stosq", inout("rdi") self.entry(table, index) => _, in("rax") entry,
+                options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// What is in granted frames, through the direct map.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DirectContents;
+
+impl DirectContents {
+    /// Where the frames are seen.
+    ///
+    /// # Panics
+    /// When they aren't all frames that can be granted: below those lie tables and Rust's objects.
+    fn place(first: Frame, frames: u64) -> u64 {
+        let end = FRAMES_GPA.containing().offset(FRAMES_MAX_BYTES / PAGE_BYTES);
+        let fits = first >= FRAMES_GPA.containing() && first < end && frames <= end.get() - first.get();
+        assert!(fits, "{frames} frames from {first} on aren't all frames that can be granted");
+        direct(first.start()).get()
+    }
+}
+
+impl Contents for DirectContents {
+    fn zero(&mut self, first: Frame, frames: u64) {
+        // SAFETY: `place` has checked that they are frames, in which no object of Rust's lies that its
+        // owner doesn't give up: `umpa` zeroes what a mapping loses. DF is clear by the ABI.
+        unsafe {
+            asm!("rep stosq", inout("rdi") Self::place(first, frames) => _,
+                inout("rcx") frames * (PAGE_BYTES / 8) => _, in("rax") 0u64,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
+        // SAFETY: as in `zero`; they don't overlap (precondition of the trait), and if they did it were
+        // the content that suffers.
+        unsafe {
+            asm!("rep movsq", inout("rdi") Self::place(to, frames) => _,
+                inout("rsi") Self::place(from, frames) => _, inout("rcx") frames * (PAGE_BYTES / 8) => _,
                 options(nostack, preserves_flags));
         }
     }
