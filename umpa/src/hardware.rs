@@ -2,8 +2,8 @@
 //!
 //! Three traits: entries of page tables ([`TableMemory`]), the translation caches ([`Tlb`]) and the
 //! hypervisor ([`FrameSource`]). `guest` implements them with stores, INVLPG or CR3 and a hypercall;
-//! the tests with a simulated MMU. A fourth, [`Contents`], only for those who want memory that reads
-//! as zero.
+//! the tests with a simulated MMU. Two more are for some only: [`Contents`] for memory that must read
+//! as zero, [`BlockDevice`] for a page file.
 
 use umpa_abi::addr::{Frame, Page};
 use umpa_abi::exchange::{Extent, Policy, Shortfall};
@@ -73,6 +73,92 @@ pub trait Contents {
     fn zero(&mut self, first: Frame, frames: u64);
     /// Copies `frames` frames from `from` on to those from `to` on. They don't overlap.
     fn copy(&mut self, from: Frame, to: Frame, frames: u64);
+}
+
+/// What a [`BlockDevice`] is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockOp {
+    /// Fill the frame from the slot.
+    Read,
+    /// Write the frame to the slot. Done means: a read of the slot gives it, not that it survives a crash.
+    Write,
+    /// Make all completed writes durable; slot and frame mean nothing.
+    Flush,
+}
+
+/// A request for a [`BlockDevice`]: one page of the file, one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRequest {
+    /// What to do.
+    pub op: BlockOp,
+    /// Page of the file, from 0.
+    pub slot: u64,
+    /// The device reads or writes it until the completion: nobody else may write it, and for a read
+    /// nobody else may look at it.
+    pub frame: Frame,
+    /// Comes back with the completion.
+    pub tag: u64,
+}
+
+/// Why a request failed. What the slot (write) or the frame (read) holds then is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// The file couldn't be read or written.
+    Io,
+    /// No room on the file's disk, or its quota is used up.
+    NoSpace,
+    /// The request makes no sense: a slot beyond the end, a frame that isn't the guest's.
+    Refused,
+}
+
+/// A request is done. They come in any order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a failed request must not be taken for a good one"]
+pub struct BlockCompletion {
+    /// The request's tag.
+    pub tag: u64,
+    /// What became of it.
+    pub result: Result<(), BlockError>,
+}
+
+/// The queue has no room: poll for completions first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueFull;
+
+/// A file of pages that is read and written while the program goes on: virtio-blk's semantics
+/// (Virtual I/O Device 1.2, section 5.2). Requests in flight at the same time are done in any order.
+pub trait BlockDevice {
+    /// Pages of the file.
+    fn slots(&self) -> u64;
+    /// Queues a request. It may begin at once, or wait for [`kick`](Self::kick).
+    ///
+    /// # Errors
+    /// [`QueueFull`]; nothing was queued.
+    fn submit(&mut self, request: BlockRequest) -> Result<(), QueueFull>;
+    /// Lets all queued requests begin.
+    fn kick(&mut self);
+    /// A completion, if there is one. Costs no exit.
+    fn poll(&mut self) -> Option<BlockCompletion>;
+    /// Waits for a completion; `None` when nothing is in flight. Kicks.
+    fn wait(&mut self) -> Option<BlockCompletion>;
+}
+
+impl<T: BlockDevice> BlockDevice for &mut T {
+    fn slots(&self) -> u64 {
+        (**self).slots()
+    }
+    fn submit(&mut self, request: BlockRequest) -> Result<(), QueueFull> {
+        (**self).submit(request)
+    }
+    fn kick(&mut self) {
+        (**self).kick();
+    }
+    fn poll(&mut self) -> Option<BlockCompletion> {
+        (**self).poll()
+    }
+    fn wait(&mut self) -> Option<BlockCompletion> {
+        (**self).wait()
+    }
 }
 
 impl<T: Contents> Contents for &mut T {
