@@ -1,6 +1,7 @@
 //! Results that a guest reports.
 //!
-//! Two kinds: a [`Point`] of a benchmark's series (sums; the reader divides), and a [`Counter`].
+//! Three kinds: a [`Point`] of a benchmark's series (sums; the reader divides), a [`Sample`] (one time;
+//! the reader takes medians), and a [`Counter`].
 
 use crate::DecodeError;
 use crate::wire::{Wire, wire_struct};
@@ -90,14 +91,47 @@ impl Counter {
     }
 }
 
-/// A result of either kind, as it stands in a [`Report`](crate::call::Op::Report): a tag, then the value.
+wire_struct! {
+    /// One time that was taken: one call, or one batch of them.
+    pub struct Sample [96] {
+        /// The series.
+        pub series: Name,
+        /// What was timed (`munmap`, `batch`, …).
+        pub work: Name,
+        /// How large: bytes of one call's range, or 0 where that means nothing.
+        pub bytes: u64,
+        /// Operations in the time.
+        pub ops: u64,
+        /// Pages of 4 KiB that they concerned.
+        pub pages: u64,
+        /// The time.
+        pub cycles: u64,
+        /// A checksum of the result, taken after timing: the same work gives the same in every series.
+        pub check: u64,
+        /// Zero.
+        pub reserved: u64,
+    }
+}
+
+impl Sample {
+    fn check(&self) -> Result<(), DecodeError> {
+        check_name(&self.series)?;
+        check_name(&self.work)
+    }
+}
+
+/// A result of any kind, as it stands in a [`Report`](crate::call::Op::Report): a tag, then the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record {
     /// Tag 1.
     Point(Point),
     /// Tag 2.
     Counter(Counter),
+    /// Tag 3.
+    Sample(Sample),
 }
+
+const _: () = assert!(Sample::SIZE_BYTES <= Point::SIZE_BYTES && Counter::SIZE_BYTES <= Point::SIZE_BYTES);
 
 impl Record {
     const TAG_BYTES: usize = 8;
@@ -114,6 +148,7 @@ impl Record {
             + match self {
                 Self::Point(_) => Point::SIZE_BYTES,
                 Self::Counter(_) => Counter::SIZE_BYTES,
+                Self::Sample(_) => Sample::SIZE_BYTES,
             };
         let Some((tag, body)) =
             out.get_mut(..need_bytes).and_then(|out| out.split_at_mut_checked(Self::TAG_BYTES))
@@ -128,6 +163,10 @@ impl Record {
             Self::Counter(counter) => {
                 tag.copy_from_slice(&2u64.to_le_bytes());
                 counter.encode(body)?;
+            }
+            Self::Sample(sample) => {
+                tag.copy_from_slice(&3u64.to_le_bytes());
+                sample.encode(body)?;
             }
         }
         Ok(need_bytes)
@@ -144,6 +183,7 @@ impl Record {
         match u64::from_le_bytes(*tag) {
             1 => Ok((Self::Point(Point::decode(body)?), Self::TAG_BYTES + Point::SIZE_BYTES)),
             2 => Ok((Self::Counter(Counter::decode(body)?), Self::TAG_BYTES + Counter::SIZE_BYTES)),
+            3 => Ok((Self::Sample(Sample::decode(body)?), Self::TAG_BYTES + Sample::SIZE_BYTES)),
             found => Err(DecodeError::Value { field: "record tag", found }),
         }
     }

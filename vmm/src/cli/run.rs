@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use benches::timing;
 use umpa_abi::call;
-use umpa_abi::record::{Point, Record, name_text};
+use umpa_abi::record::{Point, Record, Sample, name_text};
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::signals;
@@ -121,6 +121,11 @@ fn run_to_the_end(vm: &mut Vm) -> Result<call::ExitCode, VmError> {
 fn line(record: &Record) -> String {
     match record {
         Record::Counter(counter) => format!("{} {}\n", name_text(&counter.name), counter.value),
+        Record::Sample(Sample { series, work, bytes, ops, pages, cycles, .. }) => format!(
+            "{} {} bytes {bytes} ops {ops} pages {pages} cycles {cycles}\n",
+            name_text(series),
+            name_text(work)
+        ),
         Record::Point(Point {
             series,
             bin_bytes,

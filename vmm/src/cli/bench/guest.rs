@@ -173,7 +173,7 @@ impl Series for Guest {
         }
         let points = self.vm.records().iter().filter_map(|record| match record {
             Record::Point(point) => Some(*point),
-            Record::Counter(_) => None,
+            Record::Counter(_) | Record::Sample(_) => None,
         });
         Ok(Outcome { points: points.collect(), counters: Some(self.counters().into_iter().collect()) })
     }
