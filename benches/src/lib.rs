@@ -4,7 +4,8 @@
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
-//! - [`record`]: the result as JSON.
+//! - [`record`]: the result of `fig7` as JSON.
+//! - [`samples`]: benchmarks of single calls: medians, table and JSON.
 //! - [`targets`]: how fast it has to be, and whether it is.
 //! - [`table`]: the result on a terminal.
 //!
@@ -16,6 +17,7 @@ pub mod driver;
 pub mod linux;
 pub mod plan;
 pub mod record;
+pub mod samples;
 pub mod table;
 pub mod targets;
 pub mod timing;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::BASELINE;
-use crate::record::{Bin, Record, Series};
-use crate::targets::{self, FEW_OPS, JUDGED_OPS, JUDGED_WARMUP_OPS, size};
+use crate::record::{Bin, Machine, Record, Series};
+use crate::targets::{self, FEW_OPS, JUDGED_OPS, JUDGED_WARMUP_OPS, Verdict, size};
 
 /// Least width of a number of cycles.
 const CELL: usize = 9;
@@ -59,17 +59,8 @@ pub fn render_totals(record: &Record) -> String {
 }
 
 fn header(text: &mut String, record: &Record) {
-    let (host, work) = (&record.host, &record.params);
-    let _ = writeln!(
-        text,
-        "{}: mode {}, {}, {}, kernel {}, TSC {:.2} GHz",
-        record.bench,
-        host.mmu_mode,
-        host.kvm_module,
-        host.cpu,
-        host.kernel,
-        host.tsc_hz as f64 / 1e9
-    );
+    let work = &record.params;
+    text.push_str(&machine(record.bench, &record.host));
     let law = if work.sizes == "log" { "every bin equally likely" } else { "every size equally likely" };
     let _ = writeln!(
         text,
@@ -91,6 +82,18 @@ fn header(text: &mut String, record: &Record) {
         );
     }
     let _ = writeln!(text);
+}
+
+/// The first line of every table: what was measured, and where.
+pub(crate) fn machine(bench: &str, host: &Machine) -> String {
+    format!(
+        "{bench}: mode {}, {}, {}, kernel {}, TSC {:.2} GHz\n",
+        host.mmu_mode,
+        host.kvm_module,
+        host.cpu,
+        host.kernel,
+        host.tsc_hz as f64 / 1e9
+    )
 }
 
 fn bin_of(series: &Series, bin_bytes: u64) -> Option<&Bin> {
@@ -181,14 +184,17 @@ fn verdicts(text: &mut String, record: &Record) {
             "  not judged, fewer than {FEW_OPS} operations: {few} (--sizes log fills every bin)"
         );
     }
-    for verdict in verdicts {
-        let met = if verdict.met { "met   " } else { "MISSED" };
-        let _ = writeln!(text, "  {met}  {}: {}", verdict.target, verdict.found);
-    }
+    verdicts.iter().for_each(|found| verdict(text, found));
+}
+
+/// One line for one target.
+pub(crate) fn verdict(text: &mut String, verdict: &Verdict) {
+    let met = if verdict.met { "met   " } else { "MISSED" };
+    let _ = writeln!(text, "  {met}  {}: {}", verdict.target, verdict.found);
 }
 
 /// Whole cycles with thousands apart; one decimal below 100.
-fn cycles(value: f64) -> String {
+pub(crate) fn cycles(value: f64) -> String {
     if value.abs() < 99.95 {
         return format!("{value:.1}");
     }
@@ -203,7 +209,8 @@ fn cycles(value: f64) -> String {
     text
 }
 
-fn ratio(base: f64, found: f64) -> String {
+/// How many times `found` is below `base`.
+pub(crate) fn ratio(base: f64, found: f64) -> String {
     match base / found {
         times if found <= 0.0 || !times.is_finite() => String::new(),
         times if times < 0.995 => format!("{times:.2}x"),

@@ -3,6 +3,7 @@
 //! The numbers are ratios within one run and hold for MMU mode `shadow`; a record of another mode is
 //! judged by them too and says its mode.
 
+use serde::Serialize;
 use umpa_abi::addr::PAGE_BYTES;
 
 use crate::BASELINE;
@@ -84,7 +85,7 @@ pub const COUNTER_TARGETS: [(&str, &str, f64); 7] = [
 pub const OVERHEAD_TARGET: f64 = 0.005;
 
 /// What became of a target.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
     /// The target in words.
     pub target: String,

@@ -16,7 +16,7 @@
 //! everything still compiles for the host, so that lints and unit tests see it.
 //!
 //! - [`userpage`]: the allocator of a program, in Rust and as C symbols; [`blocks`]: the same for
-//!   measured work.
+//!   measured work; [`rounds`]: measured work in rounds.
 //!
 //! Dependency law: `umpa`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
 
@@ -34,6 +34,7 @@ pub mod fault;
 pub mod machine;
 pub mod mmu;
 pub mod panic;
+pub mod rounds;
 pub mod syscall;
 pub mod tlb;
 pub mod trap;

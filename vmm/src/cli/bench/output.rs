@@ -4,7 +4,6 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use benches::record::Record;
 use tempfile::NamedTempFile;
 
 /// Why a result can't be written.
@@ -49,7 +48,11 @@ pub(super) fn check(path: &Path) -> Result<(), OutputError> {
 
 /// Prints the table, and writes the JSON if asked for; with JSON on standard output the table goes to
 /// standard error.
-pub(super) fn show(table: &str, record: &Record, json: Option<&Path>) -> Result<(), OutputError> {
+pub(super) fn show(
+    table: &str,
+    to_json: impl FnOnce() -> Result<String, serde_json::Error>,
+    json: Option<&Path>,
+) -> Result<(), OutputError> {
     let print = |mut stream: Box<dyn Write>, text: &str| {
         stream
             .write_all(text.as_bytes())
@@ -60,11 +63,11 @@ pub(super) fn show(table: &str, record: &Record, json: Option<&Path>) -> Result<
         None => print(Box::new(io::stdout()), table),
         Some(path) if is_standard_output(path) => {
             let _ = io::stderr().write_all(table.as_bytes());
-            print(Box::new(io::stdout()), &record.to_json()?)
+            print(Box::new(io::stdout()), &to_json()?)
         }
         Some(path) => {
             // The result first: a reader of the table may be gone.
-            replace(path, record.to_json()?.as_bytes())
+            replace(path, to_json()?.as_bytes())
                 .map_err(|source| OutputError::Write { path: path.to_owned(), source })?;
             print(Box::new(io::stdout()), table)
         }

@@ -1,38 +1,32 @@
-//! `vmm bench`: guests that own their page tables beside Linux's allocator, in one run.
+//! `vmm bench fig7`: guests that own their page tables beside Linux's allocator.
 
 mod guest;
-mod output;
 
 use std::error::Error;
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use benches::driver::{self, Native, RunError, Series};
 use benches::linux::Linux;
-use benches::record::{Machine, Record, Work};
+use benches::record::{Record, Work};
 use benches::{plan, table, timing};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vmm::host::{self, Host, HostError};
+use vmm::host::{Host, HostError};
 use vmm::signals;
 use vmm::vcpu::Ring;
 use work::{ParamError, Params, SizeLaw, Slot, WorkError};
 
-use super::units::{duration, size_bytes};
-use guest::{Guest, GuestError, Setup};
-use output::OutputError;
+use super::super::units::{duration, size_bytes};
+use super::output::{self, OutputError};
+use super::paused::GuestError;
+use super::{MemoryShort, Setup, check_memory, machine, parse_ring, progress};
+use guest::Guest;
 
-/// Measure allocators in guests beside Linux's, in turn, slice by slice, in one run.
+/// Blocks of random sizes in a ring: times of allocation, traversal and freeing by block size.
 ///
-/// fig7: blocks of random sizes in a ring; times of allocation, traversal and freeing by block size
-/// (Figures 7 and 8 of the paper). Every byte is read back. Exit code 1: a series was wrong.
+/// Figures 7 and 8 of the paper, beside Linux's page allocator; the series take turns slice by slice.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which benchmark.
-    #[arg(value_name = "BENCH", value_parser = BENCHES)]
-    bench: String,
     /// Seed of the block sizes.
     #[arg(long, default_value_t = Params::PAPER.seed)]
     seed: u64,
@@ -72,33 +66,18 @@ pub(crate) struct Args {
     timeout: Duration,
 }
 
-const BENCHES: [&str; 1] = ["fig7"];
 const SERIES: [&str; 5] =
     [guest::NAMES[0], guest::NAMES[1], Linux::NAMES[0], Linux::NAMES[1], Linux::NAMES[2]];
-/// Memory that is left to everything else on the machine.
-const SPARE_BYTES: u64 = 256 << 20;
-
-fn parse_ring(text: &str) -> Result<Ring, &'static str> {
-    match text {
-        "0" => Ok(Ring::Zero),
-        "3" => Ok(Ring::Three),
-        _ => Err("the privilege level is 0 or 3 (for the number of blocks there is --ring-blocks)"),
-    }
-}
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
-enum BenchError {
+pub(super) enum BenchError {
     #[error(transparent)]
     Params(#[from] ParamError),
     #[error(transparent)]
     Work(#[from] WorkError),
-    #[error(
-        "{} MiB of memory are needed and {} MiB available: take fewer blocks (--ring-blocks), fewer series \
-         (--series), or --quick",
-        .need_bytes >> 20, .available_bytes >> 20
-    )]
-    Memory { need_bytes: u64, available_bytes: u64 },
+    #[error("{0}: take fewer blocks (--ring-blocks), fewer series (--series), or --quick")]
+    Memory(#[from] MemoryShort),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(transparent)]
@@ -111,7 +90,7 @@ enum BenchError {
 
 impl BenchError {
     /// A series was wrong, and said so or was found out; all else is an error of ours or the host's.
-    fn is_a_series_fault(&self) -> bool {
+    pub(super) fn is_a_series_fault(&self) -> bool {
         match self {
             Self::Run(RunError::WrongBytes { .. } | RunError::OtherWork { .. }) => true,
             Self::Run(RunError::Stopped { source, .. }) => guest::is_the_guests_fault(source),
@@ -122,10 +101,9 @@ impl BenchError {
 }
 
 /// The short run of `vmm demo`: a small ring, and totals only.
-pub(super) fn sample(emulated: bool) -> Result<String, Box<dyn Error>> {
+pub(crate) fn sample(emulated: bool) -> Result<String, Box<dyn Error>> {
     let (ops, ring_blocks) = if emulated { (60, 8) } else { (600, 128) };
     let args = Args {
-        bench: BENCHES[0].to_owned(),
         seed: Params::PAPER.seed,
         ops: Some(ops),
         warmup: Some(ops / 4),
@@ -143,28 +121,12 @@ pub(super) fn sample(emulated: bool) -> Result<String, Box<dyn Error>> {
 }
 
 /// Does it.
-pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    signals::catch_sigint()?;
-    match run(args) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(_) if signals::is_interrupted() => {
-            eprintln!("vmm: interrupted; there is no result");
-            Ok(ExitCode::from(super::INTERRUPTED))
-        }
-        Err(error) if error.is_a_series_fault() => {
-            super::complain(&error);
-            Ok(ExitCode::from(super::FAILED))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn run(args: &Args) -> Result<(), BenchError> {
+pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     if let Some(path) = &args.json {
         output::check(path)?;
     }
     let record = measure(args)?;
-    output::show(&table::render(&record), &record, args.json.as_deref())?;
+    output::show(&table::render(&record), || record.to_json(), args.json.as_deref())?;
     Ok(())
 }
 
@@ -206,7 +168,7 @@ fn measure(args: &Args) -> Result<Record, BenchError> {
     let mut work = Work::new(&params, timing_is_real);
     work.guest_memory_bytes = if guests > 0 { memory_bytes } else { 0 };
     work.guest_ring = args.ring.number();
-    Ok(Record::new(BENCHES[0], machine(host.as_ref()), work, &outcomes?))
+    Ok(Record::new("fig7", machine(host.as_ref()), work, &outcomes?))
 }
 
 fn params(args: &Args) -> Result<Params, ParamError> {
@@ -242,46 +204,4 @@ fn series_names(args: &Args, timing_is_real: bool) -> Vec<&'static str> {
 /// it has to stitch a third of them from scattered frames; `--mem` shows that.
 fn guest_memory_bytes(live_bytes: u64) -> u64 {
     (live_bytes + live_bytes / 2).next_multiple_of(2 << 20).max(64 << 20)
-}
-
-fn check_memory(run_bytes: u64) -> Result<(), BenchError> {
-    let need_bytes = run_bytes.saturating_add(SPARE_BYTES);
-    match plan::available_bytes() {
-        Some(available_bytes) if available_bytes < need_bytes => {
-            Err(BenchError::Memory { need_bytes, available_bytes })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Drawn by this thread only, after a slice: a second thread would disturb what is measured.
-fn progress(slices: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(slices), ProgressDrawTarget::stderr());
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} slices, {eta} left, {msg}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-fn machine(host: Option<&Host>) -> Machine {
-    let Some(info) = host.map(Host::info) else {
-        return Machine {
-            cpu: host::cpu_name(),
-            kernel: host::kernel_release(),
-            kvm_module: "none".into(),
-            mmu_mode: "none".into(),
-            tsc_hz: timing::measure_tsc_hz(),
-        };
-    };
-    let tsc_hz = if info.tsc_hz > 0 { info.tsc_hz } else { timing::measure_tsc_hz() };
-    Machine {
-        cpu: info.cpu,
-        kernel: info.kernel,
-        kvm_module: info.kvm_module,
-        mmu_mode: info.mmu_mode,
-        tsc_hz,
-    }
 }

@@ -1,0 +1,119 @@
+//! The result on a terminal.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use super::{Record, Row, Series};
+use crate::table::{cycles, machine, ratio, verdict};
+use crate::targets::size;
+
+/// Least width of a column of times: a median, its quartiles, a ratio.
+const CELL: usize = 34;
+/// Width of the ratio.
+const RATIO: usize = 7;
+/// Width of a counter.
+const COUNT: usize = 14;
+
+/// The whole text, ended by a newline.
+pub(super) fn render(record: &Record, baseline: &str) -> String {
+    let mut text = machine(record.bench, &record.host);
+    let params = record.params.iter().map(|(name, value)| match value.as_str() {
+        Some(word) => format!("{name} {word}"),
+        None => format!("{name} {value}"),
+    });
+    let _ = writeln!(text, "{}\n", params.collect::<Vec<_>>().join(", "));
+    if record.timing_is_real {
+        let _ = writeln!(text, "cycles per operation: median [lower quartile, upper quartile]");
+    } else {
+        let _ = writeln!(text, "Under an emulator times mean nothing and are not shown.");
+    }
+    rows(&mut text, record, baseline);
+    if record.timing_is_real && record.series(baseline).is_some() {
+        let _ = writeln!(text, "\nx: so many times less than {baseline}; below 1 it costs more.");
+    }
+    counters(&mut text, record);
+    if !record.verdicts.is_empty() {
+        let _ = writeln!(text, "\ntargets (mode {})", record.host.mmu_mode);
+        record.verdicts.iter().for_each(|found| verdict(&mut text, found));
+    }
+    text
+}
+
+fn rows(text: &mut String, record: &Record, baseline: &str) {
+    let base = record.series(baseline);
+    let mut line = format!("{:<24} {:>8} {:>7} {:>8} {:>5}", "work", "size", "ops", "pages", "n");
+    for series in &record.series {
+        let _ = write!(line, "  {:>CELL$}", series.name);
+    }
+    let _ = writeln!(text, "{}", line.trim_end());
+    // Each work once, where the first series that has it puts it.
+    let mut seen = BTreeSet::new();
+    for row in record.series.iter().flat_map(|series| &series.points) {
+        if !seen.insert((&row.work, row.bin_bytes)) {
+            continue;
+        }
+        let bytes = if row.bin_bytes > 0 { size(row.bin_bytes) } else { "-".to_owned() };
+        let mut line = format!("{:<24} {bytes:>8} {:>7} {:>8} {:>5}", row.work, row.ops, row.pages, row.n);
+        for series in &record.series {
+            let _ = write!(line, "  {:>CELL$}", cell(series, base, row));
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+}
+
+fn cell(series: &Series, base: Option<&Series>, row: &Row) -> String {
+    let Some(found) = series.row(&row.work, row.bin_bytes) else { return "-".to_owned() };
+    let (Some(q1), Some(median), Some(q3)) = (found.q1, found.median, found.q3) else {
+        return String::new();
+    };
+    let mut cell = format!("{} [{}, {}]", cycles(median), cycles(q1), cycles(q3));
+    if let Some(base) = base.filter(|base| base.name != series.name) {
+        let base_median = base.row(&row.work, row.bin_bytes).and_then(|row| row.median);
+        let times = base_median.map_or_else(String::new, |base| ratio(base, median));
+        let _ = write!(cell, "{times:>RATIO$}");
+    }
+    cell
+}
+
+/// One row for each counter, one column for each series that has some.
+fn counters(text: &mut String, record: &Record) {
+    let counted: Vec<&Series> = record.series.iter().filter(|series| !series.counters.is_empty()).collect();
+    let names: BTreeSet<&String> = counted.iter().flat_map(|series| series.counters.keys()).collect();
+    if names.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{:<32}", "counted while measuring");
+    for series in &counted {
+        let _ = write!(text, "  {:>COUNT$}", series.name);
+    }
+    for name in names {
+        let _ = write!(text, "\n{name:<32}");
+        for series in &counted {
+            let count = series.counters.get(name).map_or_else(|| "-".to_owned(), u64::to_string);
+            let _ = write!(text, "  {count:>COUNT$}");
+        }
+    }
+    let _ = writeln!(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::record;
+
+    #[test]
+    fn every_row_and_series_has_its_cell() {
+        let text = record(true).render("linux");
+        assert!(text.starts_with("mmap: mode shadow, kvm_pvm, a processor, kernel 6.1, TSC 2.60 GHz\n"));
+        assert!(text.contains("150 [125, 225]    13x"), "{text}");
+        assert!(text.contains("2,000 [1,500, 2,500]\n"), "{text}");
+        assert!(text.contains("\nflushes                                        1\n"), "{text}");
+        assert!(text.contains("  met     umpa: munmap at least 10x below linux: 13.33x (munmap of 1 MiB)\n"));
+    }
+
+    #[test]
+    fn an_emulators_times_are_not_shown() {
+        let text = record(false).render("linux");
+        assert!(!text.contains('['), "{text}");
+        assert!(text.contains("munmap                      1 MiB      10      256     3\n"), "{text}");
+    }
+}

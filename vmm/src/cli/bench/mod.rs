@@ -1,0 +1,133 @@
+//! `vmm bench`: guests that own their page tables beside Linux, in one run. One file for each benchmark.
+
+mod fig7;
+mod output;
+mod paused;
+#[allow(dead_code, reason = "its first users are under way")]
+mod rounds;
+
+use std::error::Error;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use benches::record::Machine;
+use benches::{plan, timing};
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vmm::host::{self, Host};
+use vmm::signals;
+use vmm::vcpu::Ring;
+
+pub(super) use fig7::sample;
+
+/// Measure guests beside Linux, in turn, piece by piece, in one run.
+///
+/// Every byte that was written is read back. Exit code 1: a series was wrong.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    Fig7(fig7::Args),
+}
+
+/// Memory that is left to everything else on the machine.
+const SPARE_BYTES: u64 = 256 << 20;
+
+/// Does it.
+pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    signals::catch_sigint()?;
+    match &args.bench {
+        Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
+    }
+}
+
+/// The exit code of a benchmark.
+fn conclude<E: Error + 'static>(
+    done: Result<(), E>,
+    is_a_series_fault: impl Fn(&E) -> bool,
+) -> Result<ExitCode, Box<dyn Error>> {
+    match done {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(_) if signals::is_interrupted() => {
+            eprintln!("vmm: interrupted; there is no result");
+            Ok(ExitCode::from(super::INTERRUPTED))
+        }
+        Err(error) if is_a_series_fault(&error) => {
+            super::complain(&error);
+            Ok(ExitCode::from(super::FAILED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What all guests of a run have in common.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    memory_bytes: u64,
+    ring: Ring,
+    timeout: Duration,
+}
+
+fn parse_ring(text: &str) -> Result<Ring, &'static str> {
+    match text {
+        "0" => Ok(Ring::Zero),
+        "3" => Ok(Ring::Three),
+        _ => Err("the privilege level is 0 or 3"),
+    }
+}
+
+/// The machine has less memory than a run needs.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{} MiB of memory are needed and {} MiB available", .need_bytes >> 20, .available_bytes >> 20)]
+struct MemoryShort {
+    need_bytes: u64,
+    available_bytes: u64,
+}
+
+fn check_memory(run_bytes: u64) -> Result<(), MemoryShort> {
+    let need_bytes = run_bytes.saturating_add(SPARE_BYTES);
+    match plan::available_bytes() {
+        Some(available_bytes) if available_bytes < need_bytes => {
+            Err(MemoryShort { need_bytes, available_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Drawn by this thread only, between pieces of work: a second thread would disturb what is measured.
+fn progress(pieces: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(pieces), ProgressDrawTarget::stderr());
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}, {eta} left, {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Where it is measured.
+fn machine(host: Option<&Host>) -> Machine {
+    let Some(info) = host.map(Host::info) else {
+        return Machine {
+            cpu: host::cpu_name(),
+            kernel: host::kernel_release(),
+            kvm_module: "none".into(),
+            mmu_mode: "none".into(),
+            tsc_hz: timing::measure_tsc_hz(),
+        };
+    };
+    let tsc_hz = if info.tsc_hz > 0 { info.tsc_hz } else { timing::measure_tsc_hz() };
+    Machine {
+        cpu: info.cpu,
+        kernel: info.kernel,
+        kvm_module: info.kvm_module,
+        mmu_mode: info.mmu_mode,
+        tsc_hz,
+    }
+}
