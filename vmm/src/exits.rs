@@ -3,6 +3,7 @@
 use std::io;
 
 use umpa_abi::addr::Gpa;
+use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::call::CALL_PORT;
 
 /// Why KVM_RUN came back, with nothing borrowed from the vCPU.
@@ -16,6 +17,11 @@ pub enum Exit {
         bytes: usize,
         /// `out`?
         out: bool,
+    },
+    /// A four-byte `out` to the block device's port.
+    Block {
+        /// What was written.
+        command: u32,
     },
     /// An access where no memory slot is.
     Mmio {
@@ -70,6 +76,7 @@ impl Exit {
         match self {
             Self::Port { port: CALL_PORT, .. } => "call",
             Self::Port { .. } => "port",
+            Self::Block { .. } => "block",
             Self::Mmio { .. } => "mmio",
             Self::MemoryFault { .. } | Self::Fault => "memory_fault",
             Self::Halt => "halt",
@@ -96,7 +103,7 @@ pub struct Seen {
 #[derive(Debug, thiserror::Error)]
 pub enum Stop {
     /// A port other than the hypercall's.
-    #[error("the guest used I/O port {port:#x} ({bytes} bytes, {}); only 4-byte out to {CALL_PORT:#x} means something", if *.out { "out" } else { "in" })]
+    #[error("the guest used I/O port {port:#x} ({bytes} bytes, {}); only 4-byte out to {CALL_PORT:#x} means something, and to {BLOCK_PORT:#x} with --page-file", if *.out { "out" } else { "in" })]
     Port {
         /// The port.
         port: u16,
@@ -153,6 +160,11 @@ pub enum Action {
     Continue,
     /// Serve a hypercall.
     Call,
+    /// Let the block device look at its queue.
+    Block {
+        /// What was written to its port.
+        command: u32,
+    },
     /// Find out about a forbidden access, and end.
     Violation(Seen),
     /// End.
@@ -164,6 +176,7 @@ pub enum Action {
 pub fn decide(exit: Exit) -> Action {
     Action::Stop(match exit {
         Exit::Port { port: CALL_PORT, bytes: 4, out: true } => return Action::Call,
+        Exit::Block { command } => return Action::Block { command },
         Exit::Interrupted => return Action::Continue,
         Exit::Mmio { gpa, write, .. } => {
             return Action::Violation(Seen { gpa: Some(gpa), write: Some(write) });

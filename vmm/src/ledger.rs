@@ -3,14 +3,18 @@
 //! Kept: the free frames, as maximal intervals; what isn't free is granted. And, for reports, which
 //! frames were taken back at some time.
 //!
+//! Frames that a device works with are pinned, once for each request: an exchange that gives one back is
+//! refused as [`Shortfall::NotYours`], since it is the device's until the request is done.
+//!
 //! Invariants: intervals are not empty, lie inside `all`, don't touch one another;
-//! free frames + granted frames = all frames.
+//! free frames + granted frames = all frames; pinned frames are granted.
 //!
 //! Cost of an exchange, with *g* extents given, *w* returned and *i* intervals:
 //! O(*g* log *g* + (*g* + *w*) log *i* + *i*). The guest's numbers are only compared, never counted
 //! to: asking for 2^64 pages costs what asking for one does.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use umpa_abi::addr::{Frame, PageSize};
@@ -68,6 +72,8 @@ pub struct Ledger {
     free_frames: u64,
     /// The same for frames that were taken back once, whoever has them now.
     taken_once: BTreeMap<u64, u64>,
+    /// Frames that a device works with, and by how many requests.
+    pins: BTreeMap<u64, u32>,
 }
 
 /// Who has a frame.
@@ -89,7 +95,7 @@ impl Ledger {
     pub fn new(first: Frame, frames: u64) -> Self {
         let all = first.get()..first.get() + frames;
         let free = if frames == 0 { BTreeMap::new() } else { BTreeMap::from([(all.start, all.end)]) };
-        Self { all, free, free_frames: frames, taken_once: BTreeMap::new() }
+        Self { all, free, free_frames: frames, taken_once: BTreeMap::new(), pins: BTreeMap::new() }
     }
 
     /// Frames that can still be granted.
@@ -111,6 +117,28 @@ impl Ledger {
             frames.start >= self.all.start && frames.end <= self.all.end && frames.start < frames.end;
         let last_free = self.free.range(..frames.end).next_back();
         inside && last_free.is_none_or(|(_, &end)| end <= frames.start)
+    }
+
+    /// Keeps a granted frame from being given back, until [`unpin`](Self::unpin) as often. False, and
+    /// nothing is pinned, if it isn't granted.
+    #[must_use]
+    pub fn pin(&mut self, frame: Frame) -> bool {
+        let number = frame.get();
+        let granted = number < self.all.end && self.is_granted(number..number + 1);
+        if granted {
+            *self.pins.entry(number).or_default() += 1;
+        }
+        granted
+    }
+
+    /// Undoes one [`pin`](Self::pin).
+    pub fn unpin(&mut self, frame: Frame) {
+        if let Entry::Occupied(mut pins) = self.pins.entry(frame.get()) {
+            *pins.get_mut() -= 1;
+            if *pins.get() == 0 {
+                pins.remove();
+            }
+        }
     }
 
     /// Who has a frame.
@@ -203,14 +231,14 @@ impl Ledger {
     }
 
     /// The frames of `give`, sorted and merged, or the index of an extent with a frame that isn't
-    /// granted or is listed twice.
+    /// granted, is pinned or is listed twice.
     fn check_given(&self, give: &[Extent]) -> Result<Vec<Range<u64>>, usize> {
         let mut sorted: Vec<(Range<u64>, usize)> =
             give.iter().enumerate().map(|(index, extent)| (range(extent), index)).collect();
         sorted.sort_unstable_by_key(|(range, index)| (range.start, *index));
         let mut merged: Vec<Range<u64>> = Vec::new();
         for (range, index) in sorted {
-            if !self.is_granted(range.clone()) {
+            if !self.is_granted(range.clone()) || self.pins.range(range.clone()).next().is_some() {
                 return Err(index);
             }
             match merged.last_mut() {
@@ -285,6 +313,7 @@ impl Ledger {
         let mut sum = 0;
         for (&start, &end) in &self.free {
             assert!(start < end && start >= self.all.start && end <= self.all.end);
+            assert!(self.pins.range(start..end).next().is_none(), "a pinned frame is free");
             assert!(previous_end.is_none_or(|previous| previous < start), "intervals touch");
             previous_end = Some(end);
             sum += end - start;
@@ -374,6 +403,26 @@ mod tests {
             assert_eq!(plan, Plan::nothing(Shortfall::NotYours, 1), "{why}");
             assert_eq!(ledger.free, before, "{why}");
         }
+    }
+
+    #[test]
+    fn pinned_frames_stay_with_the_guest() {
+        let mut ledger = ledger(1024);
+        ledger.exchange(&[], [10, 0, 0], Policy::AllOrNothing, MANY);
+        let (third, eleventh) = (Frame::new(FIRST + 2), Frame::new(FIRST + 10));
+        assert!(ledger.pin(third) && ledger.pin(third));
+        assert!(!ledger.pin(eleventh) && !ledger.pin(Frame::new(u64::MAX)) && !ledger.pin(Frame::new(0)));
+        let give = [extent(FIRST, 2, PageSize::Size4K), extent(FIRST + 2, 3, PageSize::Size4K)];
+        for _ in 0..2 {
+            for policy in [Policy::AllOrNothing, Policy::Partial] {
+                let plan = ledger.exchange(&give, [0; 3], policy, MANY);
+                assert_eq!(plan, Plan::nothing(Shortfall::NotYours, 1));
+            }
+            ledger.unpin(third);
+        }
+        assert_eq!(ledger.exchange(&give, [0; 3], Policy::Partial, MANY).taken_frames(), 5);
+        ledger.unpin(third);
+        ledger.check();
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! | [`memory`], [`grant`] | guest RAM, and putting memory behind frames |
 //! | [`image`], [`system`], [`traps`], [`tables`] | what is in it when the guest starts |
 //! | [`exits`], [`vcpu`] | running the guest, and why it came back |
+//! | [`block`] | the file behind a guest's page file |
 //! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`vm`] | all of this as one guest |
 //! | [`doctor`] | what is wrong with the host, and the fix |
 //!
 //! [`vm`] has a runnable example. Dependency law: `umpa-abi` and `benches` below, nothing above.
 
+pub mod block;
 pub mod call;
 pub mod doctor;
 pub mod emulate;

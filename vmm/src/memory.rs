@@ -14,6 +14,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -21,7 +22,9 @@ use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use umpa_abi::addr::{Frame, Gpa, PAGE_BYTES, PageSize};
 use umpa_abi::layout::{FRAMES_GPA, FRAMES_MAX_BYTES, SYSTEM_GPA};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileSlice,
+};
 
 use crate::ledger::Ledger;
 
@@ -141,14 +144,24 @@ impl Mapping {
         Ok(Self { base, bytes })
     }
 
-    fn region(&self, gpa: Gpa, protection: ProtFlags) -> Result<GuestRegionMmap, MemoryError> {
-        let outside = MemoryError::Outside { gpa, bytes: self.bytes };
-        // SAFETY: base and bytes are a mapping that lives as long as the GuestRam which holds both
-        // the region and the mapping.
+    /// `bytes` bytes from `offset` on, which lie in the mapping, as a region at `gpa`.
+    fn region(
+        &self,
+        offset: u64,
+        bytes: u64,
+        gpa: Gpa,
+        protection: ProtFlags,
+    ) -> Result<GuestRegionMmap, MemoryError> {
+        let outside = MemoryError::Outside { gpa, bytes };
+        if offset.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            return Err(outside);
+        }
+        // SAFETY: the range lies in the mapping, checked above, which lives as long as the GuestRam; so
+        // does every region: the GuestRam's own, and those of a [`Window`].
         let region = unsafe {
             MmapRegion::build_raw(
-                self.base.as_ptr(),
-                self.bytes as usize,
+                self.base.as_ptr().add(offset as usize),
+                bytes as usize,
                 protection.bits() as i32,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             )
@@ -161,6 +174,21 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is ours; GuestRam drops what points into it first.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
+    }
+}
+
+/// Part of a guest's system slot, see [`GuestRam::window`]. Keeps the mapping alive.
+#[derive(Debug)]
+pub(crate) struct Window {
+    // Points into the mapping, so it is declared, and dropped, before it.
+    memory: GuestMemoryMmap,
+    _ram: Arc<GuestRam>,
+}
+
+impl Window {
+    /// The memory. Regions that are cloned out of it must not outlive the window.
+    pub(crate) const fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
     }
 }
 
@@ -183,7 +211,10 @@ impl GuestRam {
         let open = ProtFlags::READ | ProtFlags::WRITE;
         let system = Mapping::new(system_bytes, SYSTEM_GPA, open)?;
         let frames = Mapping::new(frames_bytes, FRAMES_GPA, ProtFlags::empty())?;
-        let regions = vec![system.region(SYSTEM_GPA, open)?, frames.region(FRAMES_GPA, open)?];
+        let regions = vec![
+            system.region(0, system_bytes, SYSTEM_GPA, open)?,
+            frames.region(0, frames_bytes, FRAMES_GPA, open)?,
+        ];
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|_| MemoryError::Outside { gpa: SYSTEM_GPA, bytes: system_bytes })?;
         Ok(Self { memory, system, frames })
@@ -216,6 +247,26 @@ impl GuestRam {
     /// For the loader, which writes the image into the system slot.
     pub(crate) const fn loader_view(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// Part of the system slot as memory of its own, in which nothing else can be reached.
+    ///
+    /// # Errors
+    /// [`MemoryError::Outside`], also for an address that isn't aligned to 4 KiB.
+    pub(crate) fn window(self: &Arc<Self>, gpa: Gpa, bytes: u64) -> Result<Window, MemoryError> {
+        let outside = self.check_system(gpa, bytes)?;
+        let Some(offset) = gpa.get().checked_sub(SYSTEM_GPA.get()) else { return Err(outside) };
+        let region = self.system.region(offset, bytes, gpa, ProtFlags::READ | ProtFlags::WRITE)?;
+        let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| outside)?;
+        Ok(Window { memory, _ram: Arc::clone(self) })
+    }
+
+    /// A frame's memory, for input and output by the kernel and volatile copies. Whoever asks has found
+    /// it granted, and keeps it so meanwhile ([`Ledger::pin`]): other frames aren't accessible.
+    pub(crate) fn frame(&self, frame: Frame) -> Option<VolatileSlice<'_>> {
+        let gpa = frame.start().get();
+        let in_frames = self.frames_range().contains(&gpa);
+        in_frames.then(|| self.memory.get_slice(GuestAddress(gpa), PAGE_BYTES as usize).ok()).flatten()
     }
 
     /// Guest-physical addresses of the system slot.

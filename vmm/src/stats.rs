@@ -10,9 +10,11 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 
+use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call::Op;
 use vmm_sys_util::ioctl::ioctl;
 
+use crate::block::queue::{Status, Work};
 use crate::exits::Exit;
 
 #[allow(unreachable_pub)] // the macro's function is pub
@@ -84,6 +86,71 @@ impl Exits {
     }
 }
 
+/// What the block device did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Times that the guest told of requests.
+    pub kicks: u64,
+    /// Times that it waited as well.
+    pub waits: u64,
+    /// Pages read, or tried to.
+    pub reads: u64,
+    /// Pages written, or tried to.
+    pub writes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// Bytes that were written.
+    pub written_bytes: u64,
+    /// Requests that the storage failed.
+    pub errors: u64,
+    /// Requests that made no sense.
+    pub refused: u64,
+}
+
+impl BlockCounts {
+    pub(crate) fn count(&mut self, work: Work, status: Status) {
+        let is_ok = status == Status::Ok;
+        let bytes = if is_ok { PAGE_BYTES } else { 0 };
+        self.errors += u64::from(!is_ok);
+        match work {
+            Work::Read { .. } => {
+                self.reads += 1;
+                self.read_bytes += bytes;
+            }
+            Work::Write { .. } => {
+                self.writes += 1;
+                self.written_bytes += bytes;
+            }
+            Work::Flush => self.flushes += 1,
+        }
+    }
+
+    /// Requests of all kinds.
+    #[must_use]
+    pub const fn requests(&self) -> u64 {
+        self.reads + self.writes + self.flushes + self.refused
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        [
+            ("requests", self.requests()),
+            ("kicks", self.kicks),
+            ("waits", self.waits),
+            ("reads", self.reads),
+            ("writes", self.writes),
+            ("flushes", self.flushes),
+            ("read_bytes", self.read_bytes),
+            ("written_bytes", self.written_bytes),
+            ("errors", self.errors),
+            ("refused", self.refused),
+        ]
+        .into_iter()
+    }
+}
+
 /// All counters of a guest at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -91,6 +158,8 @@ pub struct Counters {
     pub exits: Exits,
     /// Hypercalls, by op.
     pub calls: Calls,
+    /// Of the block device; `None` without one.
+    pub block: Option<BlockCounts>,
     /// KVM's, of the vCPU; empty if KVM has none.
     pub kvm_vcpu: BTreeMap<String, u64>,
     /// KVM's, of the whole machine.

@@ -4,12 +4,14 @@
 //! SYSTEM_GPA   image                 IMAGE_GVA        by segment
 //!              boot info, one page   BOOT_GVA         read-only
 //!              call area             CALL_AREA_GVA    read, write
+//!              block queue           BLOCK_QUEUE_GVA  read, write
 //!              stack                 STACK_GVA        read, write; unmapped page below
 //! 2 MiB        bookkeeping           direct map       read, write
 //! 2 MiB        table arena           direct map       read, write
 //! ```
 
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
+use umpa_abi::block;
 use umpa_abi::boot::BootInfo;
 use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA, SYSTEM_GVA};
 use umpa_abi::{Wire, layout};
@@ -20,11 +22,14 @@ use crate::memory::{FRAMES_MIN_BYTES, MemoryError};
 pub const BOOT_GVA: Gva = SYSTEM_GVA;
 /// Where it sees the call area.
 pub const CALL_AREA_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (64 << 10));
+/// Where it sees the queue of its block device.
+pub const BLOCK_QUEUE_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (512 << 10));
 /// Where it sees its stack; the pages below are unmapped.
 pub const STACK_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
 
 const _: () = assert!(BootInfo::SIZE_BYTES as u64 <= PAGE_BYTES);
-const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES < STACK_GVA.get());
+const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES <= BLOCK_QUEUE_GVA.get());
+const _: () = assert!(BLOCK_QUEUE_GVA.get() + block::AREA_BYTES < STACK_GVA.get());
 
 /// Part of guest-physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,8 @@ pub struct SystemLayout {
     pub boot: Area,
     /// Header and payload of hypercalls.
     pub call_area: Area,
+    /// The queue of the block device.
+    pub block_queue: Area,
     /// The workload's stack.
     pub stack: Area,
     /// For the guest's own notes about its frames.
@@ -86,7 +93,8 @@ impl SystemLayout {
         let image = Area { gpa: SYSTEM_GPA, bytes: image_bytes };
         let boot = after(image, PAGE_BYTES);
         let call_area = after(boot, CALL_AREA_BYTES);
-        let stack = after(call_area, STACK_BYTES);
+        let block_queue = after(call_area, block::AREA_BYTES);
+        let stack = after(block_queue, STACK_BYTES);
         let tables_bytes = (layout::table_frames(frames) * PAGE_BYTES).next_multiple_of(large);
         let bookkeeping_bytes = layout::bookkeeping_bytes(frames, tables_bytes / PAGE_BYTES);
         let bookkeeping = after_aligned(stack, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
@@ -95,7 +103,7 @@ impl SystemLayout {
             // Bookkeeping and tables take about 1/158 of the memory, and lie below FRAMES_GPA.
             return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 158);
         }
-        Ok(Self { image, boot, call_area, stack, bookkeeping, tables })
+        Ok(Self { image, boot, call_area, block_queue, stack, bookkeeping, tables })
     }
 
     /// Size of the whole slot.
@@ -112,8 +120,15 @@ mod tests {
     #[test]
     fn parts_follow_one_another() {
         let system = SystemLayout::new(300_000, 2 << 30).unwrap();
-        let parts =
-            [system.image, system.boot, system.call_area, system.stack, system.bookkeeping, system.tables];
+        let parts = [
+            system.image,
+            system.boot,
+            system.call_area,
+            system.block_queue,
+            system.stack,
+            system.bookkeeping,
+            system.tables,
+        ];
         for pair in parts.windows(2) {
             assert!(pair[0].end() <= pair[1].gpa.get(), "{pair:?}");
         }

@@ -4,6 +4,7 @@
 //! vector 3 (`int3`) may be called from CPL 3.
 
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES};
+use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::{GDT_ENTRIES, selector};
 use umpa_abi::call::CALL_PORT;
 use umpa_abi::image::{ImageHeader, TRAP_STUB_BYTES, TRAP_TABLES_BYTES, TRAP_VECTORS};
@@ -15,7 +16,7 @@ use crate::memory::{GuestRam, MemoryError};
 const GATE_BYTES: u64 = 16;
 /// Offset of the I/O permission bitmap in the TSS (SDM vol. 3A, 8.7).
 const IO_BITMAP_OFFSET: u64 = 104;
-/// The bitmap ends with the byte that has the bit of `CALL_PORT`, the byte for an access that runs over
+/// The bitmap ends with the byte that has the bits of `CALL_PORT` and `BLOCK_PORT`, the byte for an access that runs over
 /// its end, and a byte of ones (SDM vol. 1, 19.5.2).
 const TSS_BYTES: u64 = IO_BITMAP_OFFSET + CALL_PORT as u64 / 8 + 3;
 const TSS_OFFSET: u64 = PAGE_BYTES + 8 * GDT_ENTRIES as u64;
@@ -25,6 +26,7 @@ const GATE_KERNEL: u8 = 0x8e;
 const GATE_USER: u8 = 0xee;
 const BREAKPOINT: u64 = 3;
 
+const _: () = assert!(CALL_PORT / 8 == BLOCK_PORT / 8 && BLOCK_PORT % 8 <= 4);
 const _: () = assert!(TRAP_VECTORS * GATE_BYTES <= PAGE_BYTES);
 const _: () = assert!(TSS_OFFSET + TSS_BYTES <= TRAP_TABLES_BYTES);
 
@@ -104,12 +106,13 @@ fn gdt(tss_base: Gva) -> [u8; 8 * GDT_ENTRIES] {
 
 fn tss(stack_top: u64) -> [u8; TSS_BYTES as usize] {
     let mut tss = [0; TSS_BYTES as usize];
-    // Hypercalls are `out`s of 4 bytes at CPL 3. kvm-pvm runs CPL 3 with IOPL 0, so IOPL 3 isn't enough:
-    // the bitmap allows these four ports and no other.
-    let call_port = usize::from(CALL_PORT);
-    for (at, byte) in tss.iter_mut().enumerate().skip(IO_BITMAP_OFFSET as usize) {
-        *byte =
-            if at == IO_BITMAP_OFFSET as usize + call_port / 8 { !(0xf << (call_port % 8)) } else { 0xff };
+    // Hypercalls and kicks of the block device are `out`s of 4 bytes at CPL 3. kvm-pvm runs CPL 3 with IOPL
+    // 0, so IOPL 3 isn't enough: the bitmap allows these ports, four each, and no other.
+    tss.iter_mut().skip(IO_BITMAP_OFFSET as usize).for_each(|byte| *byte = 0xff);
+    for port in [CALL_PORT, BLOCK_PORT].map(usize::from) {
+        if let Some(byte) = tss.get_mut(IO_BITMAP_OFFSET as usize + port / 8) {
+            *byte &= !(0xf << (port % 8));
+        }
     }
     // rsp0 at 4, IST 1 at 36, the I/O bitmap's offset at 102.
     for (at, value) in [(4, &stack_top.to_le_bytes()[..]), (36, &stack_top.to_le_bytes()), (102, &[104, 0])] {
@@ -137,5 +140,7 @@ mod tests {
         let tss = tss(0x7800_0000_a000);
         assert_eq!(tss[4..12], 0x7800_0000_a000_u64.to_le_bytes());
         assert_eq!(tss[36..44], 0x7800_0000_a000_u64.to_le_bytes());
+        assert_eq!(tss[104 + 0x600 / 8], 0, "ports 0x600..0x608");
+        assert!(tss[104..104 + 0x600 / 8].iter().all(|&byte| byte == 0xff));
     }
 }

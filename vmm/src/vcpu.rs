@@ -15,6 +15,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use umpa_abi::addr::{Gpa, Gva};
+use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::selector;
 
 use crate::exits::Exit;
@@ -162,6 +163,9 @@ impl Vcpu {
     /// Runs the guest until something happens.
     pub fn run(&mut self) -> Exit {
         match self.fd.run() {
+            Ok(VcpuExit::IoOut(BLOCK_PORT, &[a, b, c, d])) => {
+                Exit::Block { command: u32::from_le_bytes([a, b, c, d]) }
+            }
             Ok(VcpuExit::IoOut(port, data)) => Exit::Port { port, bytes: data.len(), out: true },
             Ok(VcpuExit::IoIn(port, data)) => Exit::Port { port, bytes: data.len(), out: false },
             Ok(VcpuExit::MmioRead(gpa, data)) => {

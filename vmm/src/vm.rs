@@ -24,16 +24,19 @@
 //! Dropping a [`Vm`] gives everything back; nothing outlives it.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_ioctls::VmFd;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
+use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::{ARGS_BYTES, BOOT_MAGIC, BootInfo, feature};
 use umpa_abi::call::ExitCode;
 use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES, direct};
 use umpa_abi::record::Record;
 use umpa_abi::{ABI_VERSION, Wire, boot::MmuMode};
 
+use crate::block::{Device, DeviceError, PageFile};
 use crate::call::{CallError, Served, Server};
 use crate::exits::{Action, Seen, Stop, decide};
 use crate::host::Host;
@@ -42,7 +45,7 @@ use crate::ledger::Ledger;
 use crate::memory::{GuestRam, MemoryError};
 use crate::signals::{Reason, SignalError, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
-use crate::system::{BOOT_GVA, CALL_AREA_GVA, STACK_GVA, SystemLayout};
+use crate::system::{BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, STACK_GVA, SystemLayout};
 use crate::tables::{self, Tables, TablesError};
 use crate::traps;
 use crate::vcpu::{Registers, Ring, Start, Vcpu, VcpuError};
@@ -93,6 +96,9 @@ pub enum VmError {
         /// Where; `None` after a triple fault on an AMD processor, which doesn't say it.
         registers: Option<Box<Registers>>,
     },
+    /// The block device can't be had.
+    #[error("the guest's block device can't be made")]
+    Block(#[from] DeviceError),
     /// Its time is up.
     #[error("the guest ran into its timeout of {timeout:?} at rip {rip}; --timeout gives it more")]
     TimedOut {
@@ -119,6 +125,8 @@ pub struct VmConfig {
     pub ring: Ring,
     /// The workload's name, and its arguments.
     pub args: Vec<String>,
+    /// What is behind its block device, if it has one.
+    pub page_file: Option<PageFile>,
     /// How long it may live, counted from [`Vm::new`], pauses included.
     pub timeout: Option<Duration>,
     /// The host is an emulator, so the guest prints no times.
@@ -136,6 +144,7 @@ impl VmConfig {
             memory_bytes: MEMORY_DEFAULT_BYTES,
             ring: Ring::Three,
             args: vec![workload.to_owned()],
+            page_file: None,
             timeout: None,
             is_emulated: false,
             console: Box::new(io::stdout()),
@@ -149,6 +158,7 @@ impl std::fmt::Debug for VmConfig {
             .field("memory_bytes", &self.memory_bytes)
             .field("ring", &self.ring)
             .field("args", &self.args)
+            .field("page_file", &self.page_file)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -175,7 +185,8 @@ pub struct Vm {
     vcpu_stats: Option<KvmStats>,
     vm_stats: Option<KvmStats>,
     _vm: VmFd,
-    ram: GuestRam,
+    block: Option<Device>,
+    ram: Arc<GuestRam>,
     ledger: Ledger,
     server: Server,
     exits: Exits,
@@ -192,7 +203,7 @@ impl Vm {
         let watch = Watch::start(config.timeout)?;
         let args = pack_args(&config.args)?;
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes)?;
-        let ram = GuestRam::new(system.bytes(), config.memory_bytes)?;
+        let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
         let header = config.image.load(&ram)?;
         let traps = traps::fill(&ram, &header)?;
@@ -215,6 +226,8 @@ impl Vm {
         // The buffer has the size that encoding needs.
         let _ = boot.encode(&mut bytes);
         ram.write(system.boot.gpa, &bytes)?;
+        let block =
+            config.page_file.map(|file| Device::new(&ram, system.block_queue.gpa, file)).transpose()?;
 
         Ok(Self {
             watch,
@@ -222,6 +235,7 @@ impl Vm {
             vm_stats: KvmStats::open(&vm).ok(),
             vcpu,
             _vm: vm,
+            block,
             ram,
             ledger: Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES),
             server: Server::new(system.call_area.gpa, config.console),
@@ -259,10 +273,23 @@ impl Vm {
             self.exits.count(&exit);
             match decide(exit) {
                 Action::Continue => {}
-                Action::Call => match self.server.serve(&self.ram, &mut self.ledger)? {
-                    Served::Resume => {}
-                    Served::Paused { tag } => return Ok(Event::Paused { tag }),
-                    Served::Exited(code) => return Ok(Event::Exited(code)),
+                Action::Call => {
+                    if let Some(block) = &self.block {
+                        block.reap(&mut self.ledger);
+                    }
+                    match self.server.serve(&self.ram, &mut self.ledger)? {
+                        Served::Resume => {}
+                        Served::Paused { tag } => return Ok(Event::Paused { tag }),
+                        Served::Exited(code) => return Ok(Event::Exited(code)),
+                    }
+                }
+                Action::Block { command } => match &self.block {
+                    // A wait ends after a while, so that the reasons to stop above are looked at.
+                    Some(block) => block.serve(command, &mut self.ledger),
+                    None => {
+                        let stop = Stop::Port { port: BLOCK_PORT, bytes: 4, out: true };
+                        return Err(self.stopped(stop));
+                    }
                 },
                 Action::Violation(seen) => return Err(self.violation(seen)),
                 Action::Stop(stop) => return Err(self.stopped(stop)),
@@ -291,6 +318,7 @@ impl Vm {
         Counters {
             exits: self.exits.clone(),
             calls: self.server.calls(),
+            block: self.block.as_ref().map(Device::counts),
             kvm_vcpu: read(&self.vcpu_stats),
             kvm_vm: read(&self.vm_stats),
         }
@@ -340,12 +368,13 @@ fn boot_info(
     let pages_1g = if host.pages_1g() { feature::PAGES_1G } else { 0 };
     let emulated = if config.is_emulated { feature::EMULATED } else { 0 };
     let to_ring_0 = if host.mode() == MmuMode::Shadow { 0 } else { feature::SYSCALL_TO_RING0 };
+    let block = if config.page_file.is_some() { feature::BLOCK } else { 0 };
     BootInfo {
         magic: BOOT_MAGIC,
         version: ABI_VERSION,
         mmu_mode: host.mode() as u32,
         ring: config.ring.number().into(),
-        features: pages_1g | to_ring_0 | emulated,
+        features: pages_1g | to_ring_0 | emulated | block,
         root: tables.root.get(),
         tables_first: system.tables.gpa.containing().get(),
         tables_frames: system.tables.bytes / PAGE_BYTES,
@@ -357,6 +386,9 @@ fn boot_info(
         call_area: CALL_AREA_GVA.get(),
         call_area_bytes: system.call_area.bytes,
         tsc_hz,
+        block_queue: BLOCK_QUEUE_GVA.get(),
+        block_queue_gpa: system.block_queue.gpa.get(),
+        block_slots: config.page_file.as_ref().map_or(0, |file| file.slots),
         args_bytes,
         reserved: 0,
         args,

@@ -69,11 +69,13 @@ pub mod feature {
     pub const SYSCALL_TO_RING0: u32 = 1 << 1;
     /// The machine is an emulator: its times mean nothing, and nobody prints them.
     pub const EMULATED: u32 = 1 << 2;
+    /// There is a [block device](crate::block).
+    pub const BLOCK: u32 = 1 << 3;
 }
 
 wire_struct! {
     /// See the [module](self).
-    pub struct BootInfo [2168] {
+    pub struct BootInfo [2192] {
         /// [`BOOT_MAGIC`].
         pub magic: u64,
         /// [`ABI_VERSION`].
@@ -106,6 +108,12 @@ wire_struct! {
         pub call_area_bytes: u64,
         /// Time stamp counter, Hz; 0 when unknown.
         pub tsc_hz: u64,
+        /// [`Gva`] of the [block device](crate::block)'s queue.
+        pub block_queue: u64,
+        /// [`Gpa`] of it, as descriptors have it.
+        pub block_queue_gpa: u64,
+        /// Its slots of 4 KiB; 0 without a device.
+        pub block_slots: u64,
         /// Bytes of `args` in use.
         pub args_bytes: u32,
         /// Zero.

@@ -53,7 +53,7 @@ wire_struct! {
         pub trap_stubs: u64,
         /// [`TRAP_TABLES_BYTES`] of zeroed, CPL 0 memory, which the VMM fills with IDT, GDT and TSS. Gate
         /// 3 (`int3`, the flush gate) has DPL 3; the TSS has an I/O permission bitmap that allows
-        /// [`CALL_PORT`](crate::call::CALL_PORT).
+        /// [`CALL_PORT`](crate::call::CALL_PORT) and [`BLOCK_PORT`](crate::block::BLOCK_PORT).
         pub trap_tables: u64,
         /// Top of the stack that every trap switches to (rsp0 and IST 1).
         pub trap_stack_top: u64,

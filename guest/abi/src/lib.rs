@@ -12,6 +12,7 @@
 //! - [`image`]: the header at the start of every guest image.
 //! - [`boot`]: what the VMM tells a guest when it starts.
 //! - [`call`]: hypercalls: one port, one call area, one request at a time.
+//! - [`block`]: the device behind a page file.
 //! - [`exchange`]: the frame exchange: give back and ask in one call.
 //! - [`record`]: results that a guest reports.
 //!
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod block;
 pub mod boot;
 pub mod call;
 pub mod exchange;

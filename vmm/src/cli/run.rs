@@ -9,14 +9,15 @@ use std::time::Duration;
 use benches::timing;
 use umpa_abi::call;
 use umpa_abi::record::{Point, Record, Sample, name_text};
+use vmm::block::PageFileConfig;
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::signals;
-use vmm::stats::Counters;
+use vmm::stats::{BlockCounts, Counters};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, MEMORY_DEFAULT_BYTES, Vm, VmConfig, VmError};
 
-use super::units::{duration, size_bytes};
+use super::units::{duration, page_file, size_bytes};
 
 /// Run a workload of the built-in guest, or of another image.
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,16 @@ pub(crate) struct Args {
     /// Memory that the guest can be granted.
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "64M")]
     mem: u64,
+    /// A file for the guest to keep pages in, made if it isn't there; its size is a multiple of 4 KiB, and may
+    /// be left out if it has one.
+    #[arg(long, value_name = "PATH[:SIZE]", value_parser = page_file)]
+    page_file: Option<PageFileConfig>,
+    /// Read and write the page file past the host's page cache.
+    #[arg(long, requires = "page_file")]
+    page_file_direct: bool,
+    /// Reserve all room of the page file at the start.
+    #[arg(long, requires = "page_file")]
+    page_file_reserve: bool,
     /// Stop the guest after this time (10s, 500ms, 2m).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
@@ -82,6 +93,10 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         RingArg::Zero => Ring::Zero,
         RingArg::Three => Ring::Three,
     };
+    if let Some(page_file) = args.page_file {
+        let (direct, reserve) = (args.page_file_direct, args.page_file_reserve);
+        config.page_file = Some(PageFileConfig { direct, reserve, ..page_file }.open()?);
+    }
     let mut vm = Vm::new(&host, config)?;
     let ended = run_to_the_end(&mut vm);
     super::print(&vm.records().iter().map(line).collect::<String>())?;
@@ -151,6 +166,9 @@ fn show_counters(counters: &Counters) {
     }
     for (name, count) in counters.calls.iter() {
         eprintln!("call {name} {count}");
+    }
+    for (name, count) in counters.block.iter().flat_map(BlockCounts::iter) {
+        eprintln!("block {name} {count}");
     }
     for (of, values) in [("vcpu", &counters.kvm_vcpu), ("vm", &counters.kvm_vm)] {
         for (name, value) in values.iter().filter(|(_, value)| **value > 0) {

@@ -1,6 +1,9 @@
-//! Sizes and times on the command line.
+//! Sizes, times and page files on the command line.
 
+use std::convert::Infallible;
 use std::time::Duration;
+
+use vmm::block::PageFileConfig;
 
 /// Why text isn't a size or a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +34,16 @@ pub(crate) fn size_bytes(text: &str) -> Result<u64, UnitError> {
     number.checked_mul(1 << shift).ok_or(UnitError::TooLarge)
 }
 
+/// `PATH:SIZE`, or a path alone: what follows the last colon counts as a size if it is one.
+#[allow(clippy::unnecessary_wraps)] // clap wants a Result
+pub(crate) fn page_file(text: &str) -> Result<PageFileConfig, Infallible> {
+    let sized = text.rsplit_once(':').and_then(|(path, size)| Some((path, size_bytes(size).ok()?)));
+    Ok(match sized {
+        Some((path, bytes)) => PageFileConfig::new(path, Some(bytes)),
+        None => PageFileConfig::new(text, None),
+    })
+}
+
 /// `10s`, `500ms`, `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, UnitError> {
     let (number, unit) = split(text);
@@ -54,6 +67,8 @@ mod tests {
 
     #[test]
     fn sizes_and_times_have_units() {
+        assert_eq!(page_file("a:b"), Ok(PageFileConfig::new("a:b", None)));
+        assert_eq!(page_file("a:b:1M"), Ok(PageFileConfig::new("a:b", Some(1 << 20))));
         assert_eq!(size_bytes("64M"), Ok(64 << 20));
         assert_eq!(size_bytes("2GiB"), Ok(2 << 30));
         assert_eq!(size_bytes("4096"), Ok(4096));
