@@ -8,6 +8,7 @@
 //! - [`fault`]: page faults that user code handles;
 //! - [`syscall`]: the stub behind `syscall`;
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
+//! - [`block`]: the block device, for page files;
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
 //! - [`clock`]: cycles; [`builtins`]: the functions that compilers call by themselves;
 //! - [`workloads`]: one file each, ordinary Rust;
@@ -25,6 +26,7 @@
 #[macro_use]
 pub mod console;
 
+pub mod block;
 pub mod blocks;
 pub mod builtins;
 pub mod call;

@@ -7,6 +7,7 @@ use umpa_abi::addr::{Frame, Page};
 use umpa_abi::boot::BootInfo;
 use umpa_abi::exchange::{Extent, Policy};
 
+use crate::block::Disk;
 use crate::call::Hypervisor;
 use crate::mmu::{DirectContents, DirectTables};
 use crate::tlb::LocalTlb;
@@ -20,6 +21,8 @@ pub struct Machine {
     pub tlb: LocalTlb,
     /// The frame exchange.
     pub hypervisor: Hypervisor,
+    /// The block device, if there is one. Whoever keeps pages in it takes it.
+    pub disk: Option<Disk>,
 }
 
 impl Machine {
@@ -29,9 +32,9 @@ impl Machine {
     /// `boot` describes this machine, and this is its only `Machine`.
     #[must_use]
     pub unsafe fn new(boot: &BootInfo) -> Self {
-        // SAFETY: both preconditions are the caller's.
-        let (tables, tlb) = unsafe { (DirectTables::new(boot), LocalTlb::new(boot)) };
-        Self { tables, tlb, hypervisor: Hypervisor::new() }
+        // SAFETY: all preconditions are the caller's.
+        let (tables, tlb, disk) = unsafe { (DirectTables::new(boot), LocalTlb::new(boot), Disk::new(boot)) };
+        Self { tables, tlb, hypervisor: Hypervisor::new(), disk }
     }
 }
 

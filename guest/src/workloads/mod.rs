@@ -5,6 +5,7 @@
 //! [`Machine`].
 
 mod absurd_exchange;
+mod block;
 mod churn;
 mod edits;
 mod exception;
@@ -44,6 +45,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "absurd-exchange",
         description: "frame exchanges that make no sense are refused by name, and it goes on",
         run: absurd_exchange::run,
+    },
+    Workload {
+        name: "block",
+        description: "[check|count|give] writes and reads all slots of the page file, every byte checked",
+        run: block::run,
     },
     Workload {
         name: "churn",
