@@ -29,7 +29,7 @@ mod resize;
 mod window;
 
 use crate::entry::EntryFlags;
-use crate::flush::Owed;
+use crate::flush::{Due, Owed};
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::mmap::AddressMap;
@@ -177,6 +177,7 @@ pub struct Umpa<'a, M: Machine> {
     space: AddressSpace,
     pub(crate) mappings: AddressMap,
     pub(crate) owed: Owed,
+    pub(crate) due: Due,
     pub(crate) config: Config,
     stats: Stats,
 }
@@ -193,6 +194,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
             space: AddressSpace::new(),
             mappings: AddressMap::new(),
             owed: Owed::new(),
+            due: Due::AtOnce,
             config,
             stats: Stats::default(),
         }
@@ -345,6 +347,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// # Panics
     /// When one doesn't hold.
     pub fn check(&self, block_frames: u64) {
+        assert_eq!(self.due, Due::AtOnce, "between two calls no batch is under way");
         self.mappings.check(&self.machine);
         self.frames.check(block_frames + self.space.retained_pages() + self.mappings.pages());
     }

@@ -94,6 +94,16 @@ impl Owed {
     }
 }
 
+/// When a flush is made that a call owes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Before the call returns.
+    #[default]
+    AtOnce,
+    /// At the end of the batch that the call belongs to ([`batch`](crate::batch)).
+    AtEnd,
+}
+
 /// Proof that all translations were flushed just now: opens the quarantines.
 #[derive(Debug)]
 pub struct FlushedAll(());

@@ -26,6 +26,7 @@
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
 //! | [`blocks`] | blocks: the paper's five functions | see there |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
+//! | [`batch`] | nothing: a queue of operations on mappings | one flush for any number |
 //!
 //! Vital statistics: 8 bytes of bookkeeping for each frame (0.195 %), no header in a block, no byte of
 //! a free frame read or written. Tables are made only for windows; what the direct map shows has them.
@@ -70,6 +71,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod batch;
 pub mod blocks;
 pub mod entry;
 pub mod flush;

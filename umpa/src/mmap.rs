@@ -32,6 +32,7 @@ mod backing;
 mod kinds;
 mod map;
 mod remap;
+mod swap;
 mod tree;
 
 pub use kinds::{Advice, Errno, Large, MapFlags, Mapping, Mode, Prot, RemapFlags};
@@ -40,6 +41,7 @@ pub use map::AddressMap;
 use crate::blocks::{Machine, Umpa};
 #[cfg(doc)]
 use crate::entry::EntryFlags;
+use crate::flush::Due;
 use crate::hardware::Contents;
 use map::{END, FIRST};
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page, PageSize};
@@ -108,7 +110,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             return Err(Errno::EOPNOTSUPP);
         }
         let page = if fixed { hint.containing().get() } else { self.place(hint, pages)? };
-        let mode = Mode { prot, large: Large::Unsaid };
+        let mode = Mode { prot: prot.intersection(Prot::all()), large: Large::Unsaid };
         self.reserve_nodes()?;
         self.back(page, pages, mode)?;
         self.mappings.remove(&mut self.machine, page, pages);
@@ -138,7 +140,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     /// Sets what may be done with the pages of the range; `bytes` is rounded up to pages.
     ///
     /// # Errors
-    /// - `EINVAL`: the address is misaligned;
+    /// - `EINVAL`: the address is misaligned, or `prot` has unknown bits;
     /// - `ENOMEM`: the range overflows, or a page of it isn't mapped; or a mapping or a large leaf at
     ///   an end can't be cut for want of tables. Nothing was changed.
     pub fn mprotect(&mut self, gva: Gva, bytes: u64, prot: Prot) -> Result<(), Errno> {
@@ -149,6 +151,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             return Ok(());
         }
         let (page, pages) = range_of(gva, bytes).ok_or(Errno::ENOMEM)?;
+        if !Prot::all().contains(prot) {
+            return Err(Errno::EINVAL);
+        }
         if self.mappings.first(&self.machine, page, pages, false).is_some() {
             return Err(Errno::ENOMEM);
         }
@@ -177,6 +182,10 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             place(align).or_else(|| place(1))
         };
         let first = highest(self, END).ok_or(Errno::ENOMEM)?;
+        if self.due == Due::AtEnd {
+            // There is a flush before anybody looks.
+            return Ok(first);
+        }
         // Beside the addresses that wait for a flush, if that is near.
         let mut found = first;
         for _ in 0..PASSED_MAX {

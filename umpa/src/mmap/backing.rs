@@ -2,6 +2,7 @@
 
 use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, map};
 use crate::entry::EntryFlags;
+use crate::flush::{Due, Flush};
 use crate::frames::FRAMES_MAX;
 use crate::tables::TableError;
 use core::ops::ControlFlow;
@@ -33,9 +34,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     /// Makes the range memory that reads as zero: pages that have frames keep them, the others get
     /// some. On an error nothing was changed.
     pub(super) fn back(&mut self, page: u64, pages: u64, mode: Mode) -> Result<(), Errno> {
-        if self.mappings.stale_within(page, pages, self.owed.settled()).is_some() {
-            self.settle();
-        }
+        self.settle_stale(page, pages);
         self.cut_leaves(page, pages)?;
         let mut missing = pages;
         let _ = self.tables.for_each_leaf(&self.machine, Page::new(page), pages, &mut |leaf| {
@@ -92,8 +91,27 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let high = high.min((page + pages).next_multiple_of(unit));
         self.tables.prune(&mut self.machine, Page::new(low), high - low).defer(&mut self.owed);
         self.mappings.mark_stale(low, high - low, self.owed.settled());
-        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+        if self.due == Due::AtOnce && self.frames.quarantined_frames() > self.config.quarantine_max_frames {
             self.settle();
+        }
+    }
+
+    /// Flushes before frames are mapped at addresses that a cached translation leads from. A batch
+    /// flushes at its end: until then nobody uses them.
+    pub(super) fn settle_stale(&mut self, page: u64, pages: u64) {
+        if self.mappings.stale_within(page, pages, self.owed.settled()).is_some() {
+            match self.due {
+                Due::AtOnce => self.settle(),
+                Due::AtEnd => Flush::new(Page::new(page), pages).defer(&mut self.owed),
+            }
+        }
+    }
+
+    /// Makes a flush that a call owes before it returns, or leaves it to the end of the batch.
+    pub(super) fn oblige(&mut self, flush: Flush) {
+        match self.due {
+            Due::AtOnce => flush.complete_only(&mut self.machine),
+            Due::AtEnd => flush.defer(&mut self.owed),
         }
     }
 
@@ -126,7 +144,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot) {
         let flags = self.flags(prot);
         match self.tables.protect(&mut self.machine, Page::new(page), pages, flags) {
-            Ok(flush) => flush.complete_only(&mut self.machine),
+            Ok(flush) => self.oblige(flush),
             Err(error) => debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}"),
         }
     }

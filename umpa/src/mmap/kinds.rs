@@ -23,6 +23,23 @@ pub enum Errno {
     EOPNOTSUPP = 95,
 }
 
+impl Errno {
+    /// The error with this number.
+    #[must_use]
+    pub const fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::EPERM,
+            9 => Self::EBADF,
+            12 => Self::ENOMEM,
+            14 => Self::EFAULT,
+            17 => Self::EEXIST,
+            22 => Self::EINVAL,
+            95 => Self::EOPNOTSUPP,
+            _ => return None,
+        })
+    }
+}
+
 bitflags! {
     /// Accesses that a mapping allows (`PROT_*`). Writable or executable pages can be read as well.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

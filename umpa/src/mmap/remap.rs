@@ -2,6 +2,7 @@
 
 use super::map::END;
 use super::{Contents, Errno, Machine, Mapping, RemapFlags, Umpa, page_of, pages_of};
+use crate::flush::Due;
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page};
 
 /// A call whose arguments make sense.
@@ -104,9 +105,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         self.reserve_nodes()?;
         self.cut_leaves(from, old)?;
         self.cut_leaves(to, new)?;
-        if self.mappings.stale_within(to, new, self.owed.settled()).is_some() {
-            self.settle();
-        }
+        self.settle_stale(to, new);
         // What was at the target is at the old place then, to be reused or unmapped there.
         self.exchange(from, to, moved)?;
         let backed = if keep {
@@ -119,7 +118,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         if let Err(errno) = backed {
             let undone = self.exchange(from, to, moved);
             debug_assert_eq!(undone, Ok(()), "the tables are there");
-            self.settle();
+            if self.due == Due::AtOnce {
+                self.settle();
+            }
             return Err(errno);
         }
         self.mappings.remove(&mut self.machine, to, new);
@@ -141,7 +142,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let [old, new] = swapped.map_err(|_| Errno::ENOMEM)?;
         old.defer(&mut self.owed);
         self.mappings.mark_stale(from, pages, self.owed.settled());
-        new.complete_only(&mut self.machine);
+        self.oblige(new);
         Ok(())
     }
 }

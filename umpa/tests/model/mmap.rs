@@ -255,6 +255,26 @@ impl Model {
         }
     }
 
+    /// Exchanges what two ranges hold; their modes stay.
+    pub(crate) fn swap(&mut self, one: u64, other: u64, bytes: u64) -> Result<(), Errno> {
+        let count = bytes / PAGE_BYTES;
+        let whole = [one, other, bytes].iter().all(|offset| offset.is_multiple_of(PAGE_BYTES));
+        let (one, other) = (one / PAGE_BYTES, other / PAGE_BYTES);
+        let inside = one.max(other) + count <= self.room;
+        if !whole || count == 0 || one.abs_diff(other) < count || !inside {
+            return Err(Errno::EINVAL);
+        }
+        if !self.is_full(one, count) || !self.is_full(other, count) {
+            return Err(Errno::EFAULT);
+        }
+        for page in 0..count {
+            let stamps = [self.held[&(one + page)].stamp, self.held[&(other + page)].stamp];
+            self.each(one + page, 1, |held| held.stamp = stamps[1]);
+            self.each(other + page, 1, |held| held.stamp = stamps[0]);
+        }
+        Ok(())
+    }
+
     fn drop_pages(&mut self, at: u64, pages: u64) {
         self.held.retain(|page, _| !(at..at + pages).contains(page));
     }

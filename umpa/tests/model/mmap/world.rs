@@ -35,6 +35,8 @@ pub(crate) struct World<'a> {
     moved: BTreeMap<u64, u64>,
     next_stamp: u64,
     calls: u64,
+    /// What the last call returned.
+    last: Result<Gva, Errno>,
     /// Refused for want of tables.
     pub(crate) out_of_tables: u64,
 }
@@ -49,10 +51,21 @@ impl<'a> World<'a> {
         let umpa = Umpa::new(machine, FrameStore::new(FRAMES, tags), tables, setup.config);
         let model = Model { room: setup.room, ..Model::default() };
         let (setup, moved) = (setup.clone(), BTreeMap::new());
-        Self { umpa, model, setup, base, moved, next_stamp: 1, calls: 0, out_of_tables: 0 }
+        Self {
+            umpa,
+            model,
+            setup,
+            base,
+            moved,
+            next_stamp: 1,
+            calls: 0,
+            last: Ok(Gva::new(0)),
+            out_of_tables: 0,
+        }
     }
 
-    fn gva(&self, offset: u64) -> Gva {
+    /// The address of an offset into the region.
+    pub(crate) fn gva(&self, offset: u64) -> Gva {
         Gva::new(self.base * PAGE_BYTES + offset)
     }
 
@@ -91,6 +104,8 @@ impl<'a> World<'a> {
         let available = self.available();
         let expected = self.model.expect(call);
         let got = self.call(call);
+        let gva = |place: Option<u64>| place.map_or(Gva::new(0), |page| self.gva(page * PAGE_BYTES));
+        self.last = got.map(gva);
         let wanted = self.model.frames(call, expected);
         let is_advice = matches!(call, Call::Advise { .. });
         let tight = self.setup.few_tables || matches!(call, Call::Advise { advice: Advice::Collapse, .. });
@@ -131,6 +146,28 @@ impl<'a> World<'a> {
         }
         self.calls += 1;
         self.verify().map_err(|defect| format!("after {call:?}: {defect}"))
+    }
+
+    /// [`Self::step`], and what the call returned.
+    pub(crate) fn step_alone(&mut self, call: Call) -> Result<Result<Gva, Errno>, String> {
+        self.step(call)?;
+        Ok(self.last)
+    }
+
+    /// Exchanges the contents of two ranges, on both sides.
+    pub(crate) fn swap(&mut self, one: u64, other: u64, bytes: u64) -> Result<Result<Gva, Errno>, String> {
+        let got = self.umpa.mswap(self.gva(one), self.gva(other), bytes);
+        let expected = self.model.swap(one, other, bytes);
+        self.verify().map_err(|defect| format!("after a swap of {one} and {other}: {defect}"))?;
+        match got == expected {
+            true => Ok(got.map(|()| Gva::new(0))),
+            false => Err(format!("swap of {one:#x} and {other:#x}: {got:?}, expected {expected:?}")),
+        }
+    }
+
+    /// What the model must be now, where the calls were made otherwise than by [`Self::step`].
+    pub(crate) fn follow(&mut self, model: &Model) {
+        self.model = model.clone();
     }
 
     fn len(call: Call) -> u64 {
@@ -178,7 +215,7 @@ impl<'a> World<'a> {
     }
 
     /// Everything that must hold after a call.
-    fn verify(&mut self) -> Result<(), String> {
+    pub(crate) fn verify(&mut self) -> Result<(), String> {
         self.umpa.check(0);
         let ranges = self.ranges();
         if ranges != self.model.ranges() {
