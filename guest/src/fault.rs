@@ -57,20 +57,10 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 
+pub use umpa::watch::Access;
 use umpa_abi::addr::Gva;
 
 use crate::trap;
-
-/// What was tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// A load.
-    Read,
-    /// A store, or a load that a store to the same place follows.
-    Write,
-    /// An instruction fetch.
-    Fetch,
-}
 
 /// Why it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

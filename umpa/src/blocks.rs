@@ -156,6 +156,8 @@ pub struct Stats {
     pub moved: u64,
     /// Exchanges of two blocks' contents.
     pub swapped: u64,
+    /// Leaves armed by [`watch`](crate::watch).
+    pub watched: u64,
 }
 
 /// Marks the note at the first frame of a rung-a block; its pages are below.
@@ -174,12 +176,12 @@ pub struct Umpa<'a, M: Machine> {
     pub(crate) machine: M,
     pub(crate) frames: FrameStore<'a>,
     pub(crate) tables: PageTables<'a>,
-    space: AddressSpace,
+    pub(crate) space: AddressSpace,
     pub(crate) mappings: AddressMap,
     pub(crate) owed: Owed,
     pub(crate) due: Due,
     pub(crate) config: Config,
-    stats: Stats,
+    pub(crate) stats: Stats,
 }
 
 impl<'a, M: Machine> Umpa<'a, M> {
@@ -349,6 +351,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub fn check(&self, block_frames: u64) {
         assert_eq!(self.due, Due::AtOnce, "between two calls no batch is under way");
         self.mappings.check(&self.machine);
+        self.check_watches();
         self.frames.check(block_frames + self.space.retained_pages() + self.mappings.pages());
     }
 

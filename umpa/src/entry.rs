@@ -6,6 +6,8 @@
 //! absent:   P=0 | all other bits free; umpa writes 0
 //! ```
 //!
+//! Bits 52 to 56 of a leaf, which the processor ignores, say how it is watched ([`watch`](crate::watch)).
+//!
 //! A hidden leaf is a leaf to everything that edits tables, and nothing to the processor: what it maps
 //! can be split, moved, shown again or taken away, but not reached, nor cached.
 //!

@@ -6,7 +6,7 @@
 //!
 //! What stays unusable until then is in types: frames are [`StaleRun`]s, and the stores of frames,
 //! tables and addresses open their quarantines only for a [`FlushedAll`], which only
-//! [`Owed::settle`] makes.
+//! [`Owed::settle`] makes. How many pages are owed is [`Owed::pages`].
 //!
 //! Source: SDM vol. 3A, 4.10.4 (what must be invalidated) and 4.10.4.1 (INVLPG also drops all
 //! paging-structure caches of the current PCID). New mappings of absent pages owe nothing
@@ -44,18 +44,81 @@ impl Flush {
 
     /// Flushes now, where no frame became stale (after a change of permissions, say).
     pub fn complete_only(self, tlb: &mut impl Tlb) {
-        if self.pages >= tlb.full_from_pages() {
-            tlb.flush_all();
-        } else {
-            for page in 0..self.pages {
-                tlb.flush_page(self.first.offset(page));
-            }
-        }
+        tlb.flush_range(self.first, self.pages);
     }
 
     /// Leaves the flush to the next [`Owed::settle`].
     pub fn defer(self, owed: &mut Owed) {
         owed.pages += self.pages;
+    }
+}
+
+/// Flushes that are made together: page by page where they are few, else everything, once.
+#[derive(Debug)]
+#[must_use = "stale translations stay until the flushes are completed, or deferred to one that will be"]
+pub struct FlushBatch {
+    ranges: [(Page, u64); RANGES],
+    len: usize,
+    pages: u64,
+    all: bool,
+}
+
+/// Ranges that a [`FlushBatch`] tells apart. With more of them it flushes everything.
+const RANGES: usize = 32;
+
+impl FlushBatch {
+    /// Nothing to flush.
+    pub const fn new() -> Self {
+        Self { ranges: [(Page::new(0), 0); RANGES], len: 0, pages: 0, all: false }
+    }
+
+    /// Adds a flush.
+    pub fn add(&mut self, flush: Flush) {
+        let Flush { first, pages } = flush;
+        self.pages += pages;
+        let last = self.len.checked_sub(1).map(|last| &mut self.ranges[last]);
+        match last {
+            _ if pages == 0 => {}
+            Some((start, len)) if start.offset(*len) == first => *len += pages,
+            _ if self.len == RANGES => self.all = true,
+            _ => {
+                self.ranges[self.len] = (first, pages);
+                self.len += 1;
+            }
+        }
+    }
+
+    /// Pages to flush.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// True when everything will be flushed, as that is cheaper.
+    #[must_use]
+    pub fn is_all(&self, tlb: &impl Tlb) -> bool {
+        self.all || self.pages >= tlb.full_from_pages()
+    }
+
+    /// Flushes now.
+    pub fn complete(self, tlb: &mut impl Tlb) {
+        if self.is_all(tlb) {
+            return tlb.flush_all();
+        }
+        for &(first, pages) in &self.ranges[..self.len] {
+            tlb.flush_range(first, pages);
+        }
+    }
+
+    /// Leaves the flushes to the next [`Owed::settle`].
+    pub fn defer(self, owed: &mut Owed) {
+        owed.pages += self.pages;
+    }
+}
+
+impl Default for FlushBatch {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -147,6 +210,28 @@ mod tests {
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
         Flush::new(Page::new(7), 0).complete_only(&mut tlb);
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
+    }
+
+    #[test]
+    fn a_batch_takes_the_cheaper_way() {
+        let batch = |flushes: &[(u64, u64)]| {
+            let mut batch = FlushBatch::new();
+            flushes.iter().for_each(|&(first, pages)| batch.add(Flush::new(Page::new(first), pages)));
+            let (mut tlb, pages) = (Log::default(), batch.pages());
+            batch.complete(&mut tlb);
+            (pages, tlb.pages, tlb.all)
+        };
+        assert_eq!(batch(&[]), (0, [].to_vec(), 0));
+        assert_eq!(batch(&[(7, 2), (9, 1), (3, 0), (1, 1)]), (4, [7, 8, 9, 1].to_vec(), 0));
+        assert_eq!(batch(&[(7, 20), (90, 20)]), (40, [].to_vec(), 1));
+        let apart: Vec<(u64, u64)> = (0..33).map(|at| (3 * at, 1)).collect();
+        assert_eq!(batch(&apart[..32]).2, 0);
+        assert_eq!(batch(&apart), (33, [].to_vec(), 1));
+        let mut owed = Owed::new();
+        let mut deferred = FlushBatch::new();
+        deferred.add(Flush::new(Page::new(0), 5));
+        deferred.defer(&mut owed);
+        assert_eq!(owed.pages(), 5);
     }
 
     #[test]

@@ -33,6 +33,14 @@ pub trait Tlb {
     /// All translations.
     fn flush_all(&mut self);
 
+    /// Translations of `pages` pages from `first` on, the cheaper way: one by one, or all.
+    fn flush_range(&mut self, first: Page, pages: u64) {
+        if pages >= self.full_from_pages() {
+            return self.flush_all();
+        }
+        (0..pages).for_each(|page| self.flush_page(first.offset(page)));
+    }
+
     /// From how many pages on a flush of all translations is cheaper than one of each page. By default
     /// Linux's figure (`tlb_single_page_flush_ceiling` + 1).
     fn full_from_pages(&self) -> u64 {
@@ -191,6 +199,9 @@ impl<T: Tlb> Tlb for &mut T {
     }
     fn flush_all(&mut self) {
         (**self).flush_all();
+    }
+    fn flush_range(&mut self, first: Page, pages: u64) {
+        (**self).flush_range(first, pages);
     }
     fn full_from_pages(&self) -> u64 {
         (**self).full_from_pages()

@@ -25,6 +25,7 @@
 //! | [`flush`] | flushes that are owed | one flush for any number |
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
 //! | [`blocks`] | blocks: the paper's five functions | see there |
+//! | [`watch`] | nothing: watches are bits of leaves | one store for each leaf, one flush for a batch |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
 //! | [`batch`] | nothing: a queue of operations on mappings | one flush for any number |
 //!
@@ -81,3 +82,4 @@ pub mod mmap;
 pub mod runs;
 pub mod space;
 pub mod tables;
+pub mod watch;

@@ -39,6 +39,7 @@ pub use kinds::{Advice, Errno, Large, MapFlags, Mapping, Mode, Prot, RemapFlags}
 pub use map::AddressMap;
 
 use crate::blocks::{Machine, Umpa};
+use crate::entry::Entry;
 #[cfg(doc)]
 use crate::entry::EntryFlags;
 use crate::flush::Due;
@@ -159,7 +160,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         }
         self.reserve_nodes()?;
         self.cut_leaves(page, pages)?;
-        self.show(page, pages, prot);
+        self.show(page, pages, prot, Entry::with_rights);
         self.change_modes(page, pages, |mode| Mode { prot, ..mode });
         Ok(())
     }

@@ -19,6 +19,7 @@
 mod arena;
 mod edit;
 mod exchange;
+mod leaves;
 
 pub use arena::{StaleTable, TableArena};
 pub use edit::Leaf;

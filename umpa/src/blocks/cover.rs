@@ -4,7 +4,7 @@ use super::{AllocError, BlockError, Machine, Umpa, window::TABLE_PAGES};
 use crate::frames::{OwnedRun, Run};
 use crate::space::Slot;
 use crate::tables::TableError;
-use umpa_abi::addr::{Gva, Page, PageSize};
+use umpa_abi::addr::{Frame, Gva, Page, PageSize};
 
 /// A cover found by its address.
 #[derive(Clone, Copy)]
@@ -54,22 +54,30 @@ impl<M: Machine> Umpa<'_, M> {
     /// Gives a cover `pages` pages. A tail is put back at once: the leaves go on showing it, as the
     /// direct map does, at addresses that are nobody's from now on. To grow, it moves to a window.
     pub(super) fn resize_cover(&mut self, cover: Cover, pages: u64) -> Result<Gva, BlockError> {
-        let gva = cover.page().start();
-        let Some(first) = self.tables.translate(&self.machine, cover.page()).map(|found| found.frame) else {
-            return Err(BlockError::NotABlock { gva });
-        };
         if pages > cover.pages {
-            let moved = self.move_to_window(first, cover.pages, pages)?;
-            self.uncover(cover, false);
-            return Ok(moved);
+            return self.unshare_cover(cover, pages);
         }
+        let first = self.first_frame(cover)?;
         if pages < cover.pages {
             self.put_back(Run::new(first.offset(pages), cover.pages - pages));
             let arena = self.tables.arena_mut();
             self.space.set_cover(&mut self.machine, arena, cover.slot, cover.offset_pages, pages);
         }
         self.stats.resized_in_place += 1;
-        Ok(gva)
+        Ok(cover.page().start())
+    }
+
+    /// Moves a cover to a window of at least as many pages.
+    pub(super) fn unshare_cover(&mut self, cover: Cover, pages: u64) -> Result<Gva, BlockError> {
+        let first = self.first_frame(cover)?;
+        let moved = self.move_to_window(first, cover.pages, pages)?;
+        self.uncover(cover, false);
+        Ok(moved)
+    }
+
+    fn first_frame(&self, cover: Cover) -> Result<Frame, BlockError> {
+        let found = self.tables.translate(&self.machine, cover.page());
+        found.map(|found| found.frame).ok_or(BlockError::NotABlock { gva: cover.page().start() })
     }
 
     /// Takes a cover's leaves away; its frames are quarantined unless they are in use elsewhere.

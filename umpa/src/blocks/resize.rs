@@ -107,6 +107,20 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(())
     }
 
+    /// Gives the block at `gva` leaves of its own, so that it can be released in parts, swapped and
+    /// [watched](crate::watch): a block of rung a, or a cover, moves to a window. Content is kept,
+    /// without a copy; the address may change, and is returned.
+    ///
+    /// # Errors
+    /// [`BlockError`]; the block is as it was.
+    pub fn userpage_unshare(&mut self, gva: Gva) -> Result<Gva, BlockError> {
+        match self.find(gva)? {
+            Block::Direct { first, pages } => self.move_to_window(first, pages, pages),
+            Block::Window { .. } => Ok(gva),
+            Block::Cover(cover) => self.unshare_cover(cover, cover.pages),
+        }
+    }
+
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
         let gva = umpa_abi::layout::direct(first.start());
         if pages < have {

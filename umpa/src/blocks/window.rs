@@ -182,14 +182,15 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(unmapped)
     }
 
-    /// True when every page of the window is mapped, and no address in it waits for a flush.
+    /// True when every page of the window is mapped and not watched, and no address in it waits for a
+    /// flush.
     pub(super) fn is_whole(&self, slot: Slot, pages: u64) -> bool {
         if self.space.is_stale(&self.machine, slot, self.owed.settled()) {
             return false;
         }
         let mut mapped = 0;
         let _ = self.tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
-            mapped += leaf.pages;
+            mapped += if leaf.watch().is_none() { leaf.pages } else { 0 };
             core::ops::ControlFlow::<()>::Continue(())
         });
         pages > 0 && mapped == pages

@@ -16,7 +16,8 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     ///
     /// # Errors
     /// - `EINVAL`: the address is misaligned, or the range overflows; `Collapse` of a mapping with
-    ///   [`Large::Unwanted`], or of which the range covers no aligned 2 MiB;
+    ///   [`Large::Unwanted`], of which the range covers no aligned 2 MiB, or with a watched page in it
+    ///   (as Linux answers for pages that `userfaultfd` write-protects);
     /// - `ENOMEM`: a part of the range isn't mapped (the rest has taken the advice); `Collapse` found
     ///   no large frame; no tables.
     pub fn madvise(&mut self, gva: Gva, bytes: u64, advice: Advice) -> Result<(), Errno> {
@@ -78,6 +79,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             return Err(Errno::EINVAL);
         }
         for at in (first..last).step_by(LARGE_PAGES as usize) {
+            if self.is_watched(Page::new(at), LARGE_PAGES) {
+                return Err(Errno::EINVAL);
+            }
             let leaf = self.tables.translate(&self.machine, Page::new(at));
             if leaf.is_none_or(|leaf| leaf.size == PageSize::Size4K) {
                 let run = self.large_frame().ok_or(Errno::ENOMEM)?;

@@ -1,7 +1,7 @@
 //! Frames and leaves behind mappings.
 
 use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, map};
-use crate::entry::EntryFlags;
+use crate::entry::{Entry, EntryFlags};
 use crate::flush::{Due, Flush};
 use crate::frames::FRAMES_MAX;
 use crate::tables::TableError;
@@ -59,7 +59,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             at = next.map_or(end, |(first, _, pages)| first + pages);
         }
         self.zero(page, pages);
-        self.show(page, pages, mode.prot);
+        self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags));
         Ok(())
     }
 
@@ -140,10 +140,10 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         }
     }
 
-    /// Lets the leaves of the range allow what `prot` does; flushes what was allowed before.
-    pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot) {
+    /// Lets the leaves of the range allow what `prot` does, by `give`; flushes what was allowed before.
+    pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot, give: fn(Entry, EntryFlags) -> Entry) {
         let flags = self.flags(prot);
-        match self.tables.protect(&mut self.machine, Page::new(page), pages, flags) {
+        match self.tables.give_rights(&mut self.machine, Page::new(page), pages, flags, give) {
             Ok(flush) => self.oblige(flush),
             Err(error) => debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}"),
         }

@@ -1,6 +1,7 @@
 //! Two mapped ranges change contents, by their entries.
 
 use super::{Contents, Errno, Machine, Umpa, map::END, page_of};
+use crate::entry::Entry;
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page};
 
 impl<M: Machine + Contents> Umpa<'_, M> {
@@ -42,7 +43,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         while at < end {
             let Some(found) = self.mappings.next(&self.machine, Page::new(at)) else { break };
             let to = found.end().get().min(end);
-            self.show(at, to - at, found.mode.prot);
+            self.show(at, to - at, found.mode.prot, Entry::with_rights);
             at = to;
         }
     }

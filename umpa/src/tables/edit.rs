@@ -50,8 +50,9 @@ pub struct Leaf {
     pub pages: u64,
     /// Size of the whole leaf.
     pub size: PageSize,
-    /// Its flags.
+    /// Its flags, as the processor sees them.
     pub flags: EntryFlags,
+    pub(crate) entry: Entry,
 }
 
 /// Joins frames that follow each other into runs.
@@ -124,8 +125,8 @@ impl PageTables<'_> {
     }
 
     /// Gives all leaves in the range these flags; holes are allowed. [`EntryFlags::HIDDEN`] hides them
-    /// from the processor, and other flags show them again. The flush is of no page when no leaf that
-    /// was shown has changed.
+    /// from the processor, and other flags show them again. Watches end. The flush is of no page when no
+    /// leaf that was shown has changed.
     ///
     /// # Errors
     /// [`TableError::OutOfTables`] when a large leaf at an end can't be split.
@@ -136,9 +137,26 @@ impl PageTables<'_> {
         pages: u64,
         flags: EntryFlags,
     ) -> Result<Flush, TableError> {
+        self.give_rights(memory, page, pages, flags, |entry, flags| entry.unwatched().with_flags(flags))
+    }
+
+    /// The same by `give`, which makes the new leaf of the old one and the flags.
+    pub(crate) fn give_rights(
+        &mut self,
+        memory: &mut impl TableMemory,
+        page: Page,
+        pages: u64,
+        flags: EntryFlags,
+        give: fn(Entry, EntryFlags) -> Entry,
+    ) -> Result<Flush, TableError> {
         check_range(page, pages)?;
         self.split_ends(memory, page, pages)?;
-        let changed = self.reflag(memory, self.root, LEVELS, page.get(), pages, flags);
+        let mut changed = false;
+        self.rewrite(memory, page, pages, &mut |_, _, entry| {
+            let other = give(entry, flags);
+            changed |= other != entry && entry.is_present();
+            other
+        });
         Ok(owe(page, if changed { pages } else { 0 }))
     }
 
@@ -349,32 +367,6 @@ impl PageTables<'_> {
         });
     }
 
-    /// True when a present leaf changed.
-    fn reflag(
-        &mut self,
-        memory: &mut impl TableMemory,
-        table: Frame,
-        level: u32,
-        page: u64,
-        pages: u64,
-        flags: EntryFlags,
-    ) -> bool {
-        let mut changed = false;
-        for_each_entry(level, page, pages, |index, page, pages| {
-            let entry = read(memory, table, index);
-            if entry.is_leaf(level) {
-                let other = entry.with_flags(flags);
-                if other != entry {
-                    self.write(memory, table, index, other);
-                    changed |= entry.is_present();
-                }
-            } else if entry.is_present() {
-                changed |= self.reflag(memory, entry.frame(), level - 1, page, pages, flags);
-            }
-        });
-        changed
-    }
-
     fn prune_under(
         &mut self,
         memory: &mut impl TableMemory,
@@ -400,7 +392,7 @@ impl PageTables<'_> {
 }
 
 /// Calls `each` with index, first page and pages of every entry of `level` that the range touches.
-fn for_each_entry(level: u32, page: u64, pages: u64, mut each: impl FnMut(usize, u64, u64)) {
+pub(super) fn for_each_entry(level: u32, page: u64, pages: u64, mut each: impl FnMut(usize, u64, u64)) {
     let (mut page, end) = (page, page + pages);
     while page < end {
         let next = (page / span_pages(level) + 1) * span_pages(level);
@@ -431,6 +423,7 @@ fn visit<B>(
                 pages,
                 size: leaf_size(level),
                 flags: entry.flags(),
+                entry,
             });
         } else if entry.is_present() {
             flow = visit(memory, entry.frame(), level - 1, page, pages, each);

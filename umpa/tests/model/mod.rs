@@ -6,3 +6,4 @@ pub(crate) mod blocks;
 pub(crate) mod edits;
 pub(crate) mod mappings;
 pub(crate) mod mmap;
+pub(crate) mod watch;

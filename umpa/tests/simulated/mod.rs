@@ -8,7 +8,8 @@
 //!
 //! The architecture lets a processor use any translation that it may have cached. So an access here
 //! considers *all* of them: what the TLB kept, what each cached link leads to, and what the tables
-//! say. When they disagree, the access is [`Fault::Stale`]: a flush is missing.
+//! say. When they disagree, the access is [`Fault::Stale`]: a flush is missing. A and D are set as late
+//! as may be: not while a translation is cached that had them set.
 //!
 //! Layout, in frames: tables at [`TABLES`], of which the root is the first and the next one makes a
 //! direct map of 1 GiB with one leaf; frames that can be granted at [`FRAMES`].
@@ -142,9 +143,23 @@ impl Machine {
             Access::Read => Ok(self.ledger.stamp(frame)),
             Access::Write(stamp) => {
                 self.ledger.set_stamp(frame, stamp);
+                self.note_write(page);
                 Ok(stamp)
             }
         }
+    }
+
+    /// A page fault drops what is cached for its address (SDM vol. 3A, 4.10.4.1). Only those who add
+    /// rights in the fault's handler rely on it.
+    pub(crate) fn fault_drops(&mut self, page: Page) {
+        self.tlb.drop_leaves(page);
+        self.tlb.drop_links();
+    }
+
+    /// The processor sets bits in a present entry by itself.
+    fn note(&mut self, table: Frame, index: usize, bits: u64) {
+        let word = self.word(table, index);
+        self.words[word] |= bits;
     }
 
     /// What the page translates to; an error when caches and tables differ.

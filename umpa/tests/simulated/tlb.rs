@@ -2,6 +2,9 @@
 //! and links (paging-structure entries) of levels 4 to 2. Absent entries are never cached.
 //!
 //! One key may hold several values: the one from before a change and the one from after it.
+//!
+//! A cached leaf keeps the processor from noting use: with any of them A isn't set again, with one that
+//! was cached with D set (or written through) D isn't.
 
 use super::walk::Mapped;
 use std::collections::HashMap;
@@ -36,12 +39,24 @@ pub(crate) struct Tlb {
     leaves: [Map<Mapped>; 3],
     /// Links at levels 2, 3, 4: the table below.
     links: [Map<Frame>; 3],
+    /// Leaves at levels 1, 2, 3 through which a write notes nothing.
+    dirty: [Map<()>; 3],
 }
 
 impl Tlb {
     /// Caches a leaf at `level` that covers `page`.
     pub(crate) fn add_leaf(&mut self, page: Page, level: u32, first: Mapped) {
         add(&mut self.leaves[level as usize - 1], page.get() >> (9 * (level - 1)), first);
+    }
+
+    /// Writes through the cached leaf at `level` that covers `page` note nothing from now on.
+    pub(crate) fn set_dirty(&mut self, page: Page, level: u32) {
+        add(&mut self.dirty[level as usize - 1], page.get() >> (9 * (level - 1)), ());
+    }
+
+    /// True when a write to the page notes nothing, since a leaf is cached that was written through.
+    pub(crate) fn is_dirty(&self, page: Page) -> bool {
+        self.dirty.iter().enumerate().any(|(size, map)| map.contains_key(&(page.get() >> (9 * size))))
     }
 
     /// Caches a link at `level` on the walk for `page`.
@@ -80,11 +95,15 @@ impl Tlb {
         for (size, map) in self.leaves.iter_mut().enumerate() {
             map.remove(&(page.get() >> (9 * size)));
         }
+        for (size, map) in self.dirty.iter_mut().enumerate() {
+            map.remove(&(page.get() >> (9 * size)));
+        }
     }
 
     /// Drops all leaves.
     pub(crate) fn drop_all_leaves(&mut self) {
         self.leaves.iter_mut().for_each(HashMap::clear);
+        self.dirty.iter_mut().for_each(HashMap::clear);
     }
 
     /// Drops all links, as INVLPG does whatever its operand (SDM vol. 3A, 4.10.4.1).

@@ -76,13 +76,37 @@ impl Machine {
             }
             if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
                 let first = Mapped::of(entry);
+                if self.tlb.leaves(page).next().is_none() {
+                    self.note(table, paging::index(page.start(), level), paging::ACCESSED);
+                }
                 self.tlb.add_leaf(page, level, first);
+                if entry & paging::DIRTY != 0 {
+                    self.tlb.set_dirty(page, level);
+                }
                 return Ok(Some(first.offset(page.get() % (1 << (9 * (level - 1))))));
             }
             table = paging::address(entry).containing();
             self.tlb.add_link(page, level, table);
         }
         unreachable!("level 1 has no links")
+    }
+
+    /// Notes a write to the page in its leaf, unless a cached translation was written through before.
+    pub(super) fn note_write(&mut self, page: Page) {
+        if self.tlb.is_dirty(page) {
+            return;
+        }
+        let mut table = self.root();
+        for level in (1..=paging::LEVELS).rev() {
+            let index = paging::index(page.start(), level);
+            let entry = self.read(table, index);
+            if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
+                self.note(table, index, paging::ACCESSED | paging::DIRTY);
+                self.tlb.set_dirty(page, level);
+                return;
+            }
+            table = paging::address(entry).containing();
+        }
     }
 
     /// The frame that the tables map the page to, without a look at any cache.
