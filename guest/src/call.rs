@@ -3,7 +3,8 @@
 //! One call area, used by one call at a time: whoever holds `CallArea` has it. Taking it twice is
 //! possible in one way only, from within itself (a `Display` that prints, an exchange's callback that
 //! prints), and panics; the panic and the exception report break in (`break_in`), since nobody goes
-//! back afterwards. Several vCPUs will have one area each, handed in.
+//! back afterwards. Requests for frames wait until it is free ([`upcall`]). Several vCPUs will have one
+//! area each, handed in.
 //!
 //! Between two calls the area is memory like any other; the VMM touches it only while `out` executes,
 //! which is `asm!` that may change memory.
@@ -21,7 +22,10 @@ use umpa_abi::call::{CALL_PORT, CallHeader, ExitCode, Op, PAYLOAD_MAX_BYTES, Sta
 use umpa_abi::exchange::{EXTENTS_MAX, ExchangeReply, ExchangeRequest, Extent, Policy};
 use umpa_abi::layout::CALL_AREA_BYTES;
 use umpa_abi::record::Record;
+use umpa_abi::upcall::Answer;
 use umpa_abi::{ABI_VERSION, Wire};
+
+use crate::upcall;
 
 static ADDRESS: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -43,6 +47,7 @@ impl CallArea {
 
     /// Takes the area.
     pub(crate) fn take() -> Self {
+        upcall::begin_call();
         assert!(!TAKEN.swap(true, Relaxed), "a hypercall from within a hypercall");
         let address = ADDRESS.load(Relaxed);
         if address == 0 {
@@ -79,6 +84,7 @@ impl CallArea {
 impl Drop for CallArea {
     fn drop(&mut self) {
         TAKEN.store(false, Relaxed);
+        upcall::end_call();
     }
 }
 
@@ -91,6 +97,7 @@ pub(crate) struct Reply {
 
 /// Frees the call area from a holder that will never run again: before the last words.
 pub(crate) fn break_in() {
+    upcall::shut();
     TAKEN.store(false, Relaxed);
 }
 
@@ -119,6 +126,18 @@ pub fn report(record: &Record) -> Result<(), Status> {
 /// Hands control to this guest's driver until it answers.
 pub fn pause(tag: u64) -> u64 {
     CallArea::take().call(Op::Pause, 0, tag).arg
+}
+
+/// Says that all that comes of request `id` has come; returns the frames that the VMM has counted.
+///
+/// # Errors
+/// [`Status::NoSuchRequest`] when there is none, or it is answered already.
+pub fn answer(id: u64, claimed_frames: u64) -> Result<u64, Status> {
+    let mut area = CallArea::take();
+    let answer = Answer { id, claimed_frames, reserved: [0; 2] };
+    answer.encode(area.payload()).map_err(|_| Status::BadPayload)?;
+    let reply = area.call(Op::Answer, Answer::SIZE_BYTES, 0);
+    done(reply.status).map(|()| reply.arg)
 }
 
 /// The end.
@@ -163,7 +182,8 @@ impl Hypervisor {
             give_extents: give.len() as u32,
             policy: policy as u32,
             want_pages,
-            reserved: [0; 4],
+            answers: upcall::answering(),
+            reserved: [0; 3],
         };
         self.exchanges += 1;
         let bad = |_| Status::BadPayload;

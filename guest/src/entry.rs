@@ -10,6 +10,7 @@ use umpa_abi::{DecodeError, Wire};
 use crate::call::{self, CallArea};
 use crate::machine::Machine;
 use crate::trap;
+use crate::upcall;
 use crate::workloads::{self, Context};
 
 #[cfg(feature = "image")]
@@ -72,6 +73,8 @@ fn run(boot: &BootInfo) -> ! {
     // SAFETY: the boot info was decoded, so the VMM has mapped a call area there for this guest
     // alone; this is the only place that installs it, and it runs once.
     unsafe { CallArea::install(boot.call_area(), boot.call_area_bytes) };
+    // SAFETY: the same goes for the request page, which the VMM maps for this guest to read.
+    unsafe { upcall::install(boot.requests()) };
     if let Err(status) = call::hello() {
         panic!("the VMM doesn't want ABI version {}: {status:?}", umpa_abi::ABI_VERSION);
     }

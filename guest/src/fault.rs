@@ -23,10 +23,12 @@
 //!
 //! # Invariants
 //!
-//! - armed = 1 exactly while a handler is registered, not paused and not running. The stub takes it with
-//!   one BTR, so a fault within a handler, or before `fault.s` has resumed, finds 0 and is reported:
-//!   no loop, and the frame is never overwritten while it is needed.
-//! - At CPL 0 only the frame is written, after armed was 1.
+//! - armed has bit 0 exactly while a handler is registered, not paused and not running. The stub takes
+//!   it with one BTR, so a fault within a handler, or before `fault.s` has resumed, finds it clear and is
+//!   reported: no loop, and the frame is never overwritten while it is needed.
+//! - armed = 2 exactly from that BTR until `fault.s` resumes: requests for frames wait
+//!   ([`upcall`]).
+//! - At CPL 0 only the frame is written, after bit 0 was set.
 //! - A report disarms for good: what it touches is never handled.
 //!
 //! # What a handler may do
@@ -37,13 +39,12 @@
 //! - A hypercall (console and exchange too) while the interrupted code is within one: the panic of
 //!   `CallArea::take`, exit code `Panicked`. Faults come there only when a `Display` or an exchange's
 //!   callback touches watched memory.
-//! - [`scope`] from within: a panic.
+//! - [`scope`] from within it, or from within a handler of requests for frames: a panic.
 //! - [`Handled::NotMine`]: the report, as if there were no handler.
 //!
 //! # Limits
 //!
-//! One record, as one vCPU runs an image; several will have one each, handed in. An interrupt that
-//! user code handles must wait while RIP is in `fault.s` or the handler runs. RF is lost: a hardware
+//! One record, as one vCPU runs an image; several will have one each, handed in. RF is lost: a hardware
 //! breakpoint on the resumed instruction would hit twice. The handler's stack has no guard page.
 //!
 //! Cost (workload `faults`, mode shadow, CPL 3): 125,000 cycles for a fault whose handler stores an entry,
@@ -60,7 +61,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Seq
 pub use umpa::watch::Access;
 use umpa_abi::addr::Gva;
 
-use crate::trap;
+use crate::{trap, upcall};
 
 /// Why it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +185,7 @@ struct Registered {
 
 #[repr(C)]
 pub(crate) struct Record {
-    /// Bit 0: the stub may hand a fault over.
+    /// [`ARMED`]: the stub may hand a fault over; [`UNDER_WAY`]: it has.
     armed: AtomicU32,
     /// The handler runs.
     running: AtomicBool,
@@ -197,6 +198,10 @@ unsafe impl Sync for Record {}
 
 pub(crate) static RECORD: Record =
     Record { armed: AtomicU32::new(0), running: AtomicBool::new(false), registered: UnsafeCell::new(None) };
+
+/// The stub clears bit 0, which makes it [`UNDER_WAY`].
+const ARMED: u32 = 3;
+pub(crate) const UNDER_WAY: u32 = 2;
 
 /// Bytes of the stack that a handler has.
 const STACK_BYTES: usize = 32 << 10;
@@ -253,13 +258,21 @@ core::arch::global_asm!(
     rflags = const offset::RFLAGS,
     rsp = const offset::RSP,
     ss = const offset::SS,
+    is_armed = const ARMED,
+    requests = sym upcall::RECORD,
+    requests_state = const upcall::offset::STATE,
+    requests_due = const upcall::offset::LENT_PENDING,
+    requests_running = const upcall::offset::RUNNING,
+    requests_stack = sym upcall::STACK,
+    requests_rax = const upcall::offset::ENTRY_RAX,
+    requests_rip = const upcall::offset::ENTRY_RIP,
     clean_flags = const CLEAN_FLAGS,
     dispatch = sym dispatch,
 );
 
 /// All flags but TF, DF, NT and AC.
 #[cfg(feature = "image")]
-const CLEAN_FLAGS: i32 = !(1 << 8 | 1 << 10 | 1 << 14 | 1 << 18);
+pub(crate) const CLEAN_FLAGS: i32 = !(1 << 8 | 1 << 10 | 1 << 14 | 1 << 18);
 
 /// Calls the handler; returns when the access is to be tried again. `fault.s` calls it.
 #[cfg_attr(not(any(test, feature = "image")), expect(dead_code, reason = "only fault.s calls it"))]
@@ -299,13 +312,18 @@ pub(crate) fn disarm() -> u32 {
     armed
 }
 
-fn arm(armed: u32) {
+pub(crate) fn arm(armed: u32) {
     compiler_fence(SeqCst);
     RECORD.armed.store(armed, Relaxed);
 }
 
+/// A fault is on its way to the handler, or there.
+pub(crate) fn is_under_way() -> bool {
+    RECORD.armed.load(Relaxed) == UNDER_WAY
+}
+
 /// A handler in the record; what was there before comes back when this is dropped.
-struct Lent {
+pub(crate) struct Lent {
     outer: Option<Registered>,
     outer_armed: u32,
 }
@@ -314,12 +332,12 @@ impl Lent {
     /// # Safety
     /// Until the result is dropped `handler` is valid, and used by nobody else while armed. Results are
     /// dropped in the reverse order.
-    unsafe fn new<H: Handler>(handler: *mut H) -> Self {
+    pub(crate) unsafe fn new<H: Handler>(handler: *mut H) -> Self {
         let outer_armed = disarm();
         let registered = Registered { handler: handler.cast(), call: call::<H> };
         // SAFETY: disarmed (see `Record`).
         let outer = unsafe { RECORD.registered.get().replace(Some(registered)) };
-        arm(1);
+        arm(ARMED);
         Self { outer, outer_armed }
     }
 }
@@ -357,9 +375,10 @@ impl<H: Handler> Scope<'_, H> {
 /// no other.
 ///
 /// # Panics
-/// From within a handler.
+/// From within a handler, of requests for frames too.
 pub fn scope<H: Handler, R>(handler: &mut H, body: impl FnOnce(&mut Scope<'_, H>) -> R) -> R {
     assert!(!RECORD.running.load(Relaxed), "a scope of page faults from within their handler");
+    assert!(!upcall::is_running(), "a scope of page faults from within a handler of requests");
     let handler: *mut H = handler;
     // SAFETY: the handler is borrowed until the end of this function, `lent` is dropped there, and
     // `body` reaches the handler by `pause` only. Scopes end in reverse order, being calls.
@@ -388,7 +407,7 @@ mod tests {
             return false;
         }
         dispatch(&Fault { error, ..Fault::ZERO });
-        arm(1);
+        arm(ARMED);
         true
     }
 

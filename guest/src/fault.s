@@ -52,6 +52,17 @@ fault_enter:
     pop     rbx
     pop     rax
     lea     rsp, [rip + {stack} + {rip}]     // past error code and address
-    mov     dword ptr [rip + {record} + {armed}], 1
+    mov     dword ptr [rip + {record} + {armed}], {is_armed}
+    cmp     dword ptr [rip + {requests} + {requests_state}], {requests_due}
+    je      fault_request
+fault_resume:
     // To the same privilege level: no trip to CPL 0, and nothing is stored to the interrupted stack.
     iretq
+// A request for frames has waited (upcall.rs): as if its interrupt came at the iretq.
+fault_request:
+    mov     dword ptr [rip + {requests} + {requests_state}], {requests_running}
+    mov     [rip + {requests_stack} + {requests_rax}], rax
+    lea     rax, [rip + fault_resume]
+    mov     [rip + {requests_stack} + {requests_rip}], rax
+    mov     rax, [rip + {requests_stack} + {requests_rax}]
+    jmp     upcall_enter

@@ -5,7 +5,7 @@
 //!
 //! - [`entry`]: the image header, the first instruction, boot info, and the end;
 //! - [`trap`]: exceptions; `trap.s` is all the code that runs at CPL 0;
-//! - [`fault`]: page faults that user code handles;
+//! - [`fault`]: page faults that user code handles; [`upcall`]: requests for frames that it answers;
 //! - [`syscall`]: the stub behind `syscall`;
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`block`]: the block device, for page files;
@@ -40,5 +40,6 @@ pub mod rounds;
 pub mod syscall;
 pub mod tlb;
 pub mod trap;
+pub mod upcall;
 pub mod userpage;
 pub mod workloads;

@@ -12,6 +12,7 @@
 //! | --- | --- |
 //! | 3 (`int3`) in the gate of [`tlb`](crate::tlb) | INVLPG or a load of CR3, then back |
 //! | 14, page fault, where somebody handles them | to [`fault`], and back without CPL 0 |
+//! | 32, a request for frames | to [`upcall`], likewise; a note where it must wait |
 //! | everything else | report: vector, error code, RIP, CR2, registers; exit code `Exception` |
 //!
 //! # Invariants
@@ -19,12 +20,8 @@
 //! - The level bits in the record grow from 0 to 1 (reporting) to 3 (ending) and never shrink: a trap
 //!   during the report ends the guest at once, a trap during that is a triple fault. No loop.
 //! - CPL 0 code and its stack lie on pages without U; it writes only to the record, the frame of a page
-//!   fault, the call area and its stack.
-//!
-//! # Room left
-//!
-//! - *Interrupts 32..63*: their stubs exist and report; a registered handler takes the way of
-//!   [`fault`], with a frame of its own.
+//!   fault, the state and entry of a request, the call area and its stack.
+//! - All gates are interrupt gates: no interrupt comes while a stub runs.
 //!
 //! # Limits
 //!
@@ -45,6 +42,8 @@ use umpa_abi::call::ExitCode;
 
 use crate::call;
 use crate::fault::{self, Fault};
+#[cfg_attr(not(feature = "image"), expect(unused_imports, reason = "only assembly uses it"))]
+use crate::upcall;
 
 /// What `trap.s` leaves behind for [`report`]. It knows the layout by the `offset_of!`s below.
 #[repr(C)]
@@ -126,6 +125,16 @@ core::arch::global_asm!(
     call_port = const umpa_abi::call::CALL_PORT,
     faults = sym fault::RECORD,
     armed = const fault::offset::ARMED,
+    fault_under_way = const fault::UNDER_WAY,
+    request_vector = const umpa_abi::upcall::REQUEST_VECTOR,
+    requests = sym upcall::RECORD,
+    requests_state = const upcall::offset::STATE,
+    requests_lent = const upcall::offset::LENT,
+    requests_pending = const upcall::offset::PENDING,
+    requests_running = const upcall::offset::RUNNING,
+    requests_stack = sym upcall::STACK,
+    requests_rax = const upcall::offset::ENTRY_RAX,
+    requests_rip = const upcall::offset::ENTRY_RIP,
     fault_stack = sym fault::STACK,
     fault_rax = const fault::offset::RAX,
     fault_address = const fault::offset::ADDRESS,

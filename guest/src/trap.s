@@ -22,6 +22,8 @@ trap_stubs:
             btr     dword ptr [rip + {faults} + {armed}], 0
             jc      trap_page_fault
             jmp     trap_unhandled_page_fault_near
+        .elseif vector == {request_vector}
+            jmp     trap_request
         .elseif vector == 8 || (vector >= 10 && vector <= 13) || vector == 17 || vector == 21 || vector == 29 || vector == 30
             push    vector
             jmp     trap_unhandled
@@ -60,7 +62,25 @@ trap_page_fault:
     push    qword ptr [rip + trap_fault_enter]
     iretq
 
+// The host asks for frames (upcall.rs): hand it over if a handler is lent and nothing is in the way,
+// leaving rax and RIP in the entry; else leave a note.
+trap_request:
+    cmp     dword ptr [rip + {faults} + {armed}], {fault_under_way}
+    je      trap_request_waits
+    cmp     dword ptr [rip + {requests} + {requests_state}], {requests_lent}
+    jne     trap_request_waits
+    mov     dword ptr [rip + {requests} + {requests_state}], {requests_running}
+    mov     [rip + {requests_stack} + {requests_rax}], rax
+    pop     qword ptr [rip + {requests_stack} + {requests_rip}]
+    push    qword ptr [rip + trap_upcall_enter]
+    iretq
+trap_request_waits:
+    or      dword ptr [rip + {requests} + {requests_state}], {requests_pending}
+    iretq
+
     .balign 8
+trap_upcall_enter:
+    .quad   upcall_enter
 trap_fault_enter:
     .quad   fault_enter
 

@@ -5,17 +5,20 @@
 //! keep is bounded: [`CONSOLE_MAX_BYTES`] of text, [`RECORDS_MAX`] results.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use umpa_abi::addr::Gpa;
 use umpa_abi::call::{CallHeader, ExitCode, Op, Status};
 use umpa_abi::exchange::{EXTENTS_MAX, ExchangeReply, ExchangeRequest, Extent, Policy, Shortfall};
 use umpa_abi::record::Record;
+use umpa_abi::upcall::Answer;
 use umpa_abi::{ABI_VERSION, Wire};
 
 use crate::grant::{self, GrantError};
 use crate::ledger::{Ledger, Plan};
 use crate::memory::{GuestRam, MemoryError};
 use crate::stats::Calls;
+use crate::upcall::Requests;
 
 /// Text that a guest may write.
 pub const CONSOLE_MAX_BYTES: u64 = 16 << 20;
@@ -64,6 +67,7 @@ pub struct Server {
     console: Box<dyn Write + Send>,
     console_bytes: u64,
     records: Vec<Record>,
+    requests: Arc<Requests>,
     has_greeted: bool,
     calls: Calls,
 }
@@ -89,14 +93,15 @@ impl Reply {
 }
 
 impl Server {
-    /// A server for the call area at `area`.
+    /// A server for the call area at `area`, which tells `requests` what came of them.
     #[must_use]
-    pub fn new(area: Gpa, console: Box<dyn Write + Send>) -> Self {
+    pub(crate) fn new(area: Gpa, console: Box<dyn Write + Send>, requests: Arc<Requests>) -> Self {
         Self {
             area,
             console,
             console_bytes: 0,
             records: Vec::new(),
+            requests,
             has_greeted: false,
             calls: Calls::default(),
         }
@@ -187,12 +192,25 @@ impl Server {
             Op::Hello => Ok(Reply::status(Status::Ok)),
             Op::Console => self.print(payload),
             Op::Report => Ok(Reply::status(self.report(payload))),
-            Op::Exchange => exchange(payload, ram, ledger),
+            Op::Exchange => exchange(payload, ram, ledger, &self.requests),
+            Op::Answer => Ok(self.answer_request(payload)),
             Op::Pause => Ok(Reply { served: Served::Paused { tag: first }, ..Reply::status(Status::Ok) }),
             Op::Exit => match u32::try_from(first).ok().map(ExitCode::try_from) {
                 Some(Ok(code)) => Ok(Reply { served: Served::Exited(code), ..Reply::status(Status::Ok) }),
                 _ => Ok(Reply::status(Status::BadPayload)),
             },
+        }
+    }
+
+    fn answer_request(&self, payload: &[u8]) -> Reply {
+        let Ok(Answer { id, claimed_frames, .. }) = Answer::decode(payload) else {
+            return Reply::status(Status::BadPayload);
+        };
+        match self.requests.answered(id, claimed_frames) {
+            Some(returned_frames) => {
+                Reply { args: [returned_frames, 0, 0, 0, 0, 0], ..Reply::status(Status::Ok) }
+            }
+            None => Reply::status(Status::NoSuchRequest),
         }
     }
 
@@ -225,7 +243,12 @@ impl Server {
     }
 }
 
-fn exchange(payload: &[u8], ram: &GuestRam, ledger: &mut Ledger) -> Result<Reply, CallError> {
+fn exchange(
+    payload: &[u8],
+    ram: &GuestRam,
+    ledger: &mut Ledger,
+    requests: &Requests,
+) -> Result<Reply, CallError> {
     let Some((request, give)) = decode_exchange(payload) else {
         return Ok(Reply::status(Status::BadPayload));
     };
@@ -233,6 +256,10 @@ fn exchange(payload: &[u8], ram: &GuestRam, ledger: &mut Ledger) -> Result<Reply
     let mut plan = ledger.exchange(&give, request.want_pages, policy, EXTENTS_MAX);
     if plan.shortfall == Shortfall::None || policy == Policy::Partial {
         grant::apply(ram, ledger, &mut plan, policy)?;
+    }
+    if request.answers != 0 {
+        let granted_frames = plan.granted.iter().map(Extent::frames).sum();
+        requests.exchanged(request.answers, plan.taken_frames(), granted_frames);
     }
     let status = if plan.shortfall == Shortfall::None { Status::Ok } else { Status::ExchangeFailed };
     Ok(Reply { payload: encode_exchange(&plan), ..Reply::status(status) })

@@ -57,6 +57,8 @@ pub enum Exit {
     },
     /// A signal, or nothing at all.
     Interrupted,
+    /// The guest takes interrupts now, which was asked for.
+    InterruptWindow,
     /// An exit that this VMM never asks for.
     Other {
         /// KVM_EXIT_*.
@@ -84,6 +86,7 @@ impl Exit {
             Self::EntryFailed { .. } => "entry_failed",
             Self::Internal { .. } => "internal_error",
             Self::Interrupted => "interrupted",
+            Self::InterruptWindow => "interrupt_window",
             Self::Other { .. } => "other",
             Self::Refused { .. } => "refused",
         }
@@ -177,7 +180,7 @@ pub fn decide(exit: Exit) -> Action {
     Action::Stop(match exit {
         Exit::Port { port: CALL_PORT, bytes: 4, out: true } => return Action::Call,
         Exit::Block { command } => return Action::Block { command },
-        Exit::Interrupted => return Action::Continue,
+        Exit::Interrupted | Exit::InterruptWindow => return Action::Continue,
         Exit::Mmio { gpa, write, .. } => {
             return Action::Violation(Seen { gpa: Some(gpa), write: Some(write) });
         }
@@ -234,6 +237,7 @@ mod tests {
             assert!(matches!(decide(exit), Action::Stop(_)), "{exit:?}");
         }
         assert!(matches!(decide(Exit::Interrupted), Action::Continue));
+        assert!(matches!(decide(Exit::InterruptWindow), Action::Continue));
         assert!(matches!(decide(Exit::Shutdown), Action::Stop(Stop::TripleFault)));
     }
 }

@@ -10,6 +10,7 @@
 //! | [`image`], [`system`], [`traps`], [`tables`] | what is in it when the guest starts |
 //! | [`exits`], [`vcpu`] | running the guest, and why it came back |
 //! | [`block`] | the file behind a guest's page file |
+//! | [`upcall`] | asking it for frames |
 //! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`vm`] | all of this as one guest |
 //! | [`doctor`] | what is wrong with the host, and the fix |
@@ -31,6 +32,7 @@ pub mod stats;
 pub mod system;
 pub mod tables;
 pub mod traps;
+pub mod upcall;
 pub mod vcpu;
 pub mod violation;
 pub mod vm;

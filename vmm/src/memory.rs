@@ -299,13 +299,14 @@ impl GuestRam {
         self.memory.write_slice(bytes, GuestAddress(gpa.get())).map_err(|_| outside)
     }
 
-    /// Stores one aligned word in the system slot, as the processor that walks tables expects.
+    /// Stores one aligned word in the system slot, after all earlier ones: as the processor that walks
+    /// tables expects, and a guest that reads the request page.
     ///
     /// # Errors
     /// [`MemoryError::Outside`], also for an address that isn't aligned.
     pub fn store(&self, gpa: Gpa, word: u64) -> Result<(), MemoryError> {
         let outside = self.check_system(gpa, 8)?;
-        self.memory.store(word, GuestAddress(gpa.get()), Ordering::Relaxed).map_err(|_| outside)
+        self.memory.store(word, GuestAddress(gpa.get()), Ordering::Release).map_err(|_| outside)
     }
 
     /// Copies bytes from anywhere in RAM that the guest itself may access.

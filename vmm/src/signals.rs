@@ -1,18 +1,23 @@
-//! Stopping a guest that doesn't stop: SIGINT and the timeout.
+//! Taking a guest out of KVM_RUN: SIGINT, the timeout, and kicks.
 //!
 //! A vCPU runs on its caller's thread, so somebody else has to take it out of KVM_RUN: a [`Watch`],
 //! one thread for each guest that can be stopped. It sets the reason, then sends the kick signal to
 //! the vCPU's thread. A kick that arrives between the vCPU's look at the reason and KVM_RUN is lost;
 //! so it is sent again every millisecond until the vCPU has acknowledged it.
 //!
+//! A [`Kick`] has no thread: whoever has something for the vCPU sets `immediate_exit` in its `kvm_run`,
+//! so that KVM_RUN returns at once if it comes later, and sends the signal in case it is there
+//! already. Nothing is lost: the vCPU clears the byte before it looks what there is for it.
+//!
 //! SIGINT's handler does what handlers may: it writes to an eventfd, which every [`Watch`] polls and
 //! nobody reads. It also restores the default, so a second SIGINT ends the process.
-#![allow(unsafe_code)] // a signal handler, and tgkill
+#![allow(unsafe_code)] // a signal handler, tgkill, a byte that is shared with the kernel
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -166,6 +171,91 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.shared.runner.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The vCPU that kicks are for.
+#[derive(Debug, Default)]
+struct Kicked {
+    /// In its `kvm_run`.
+    immediate_exit: Option<NonNull<AtomicU8>>,
+    /// Thread that runs it; 0 while none does.
+    thread: i32,
+}
+
+// SAFETY: the byte is in memory that the vCPU and the kernel share; it is accessed atomically, and is
+// there as long as it is known here (`Kick::attach`).
+unsafe impl Send for Kicked {}
+
+/// Makes a vCPU come out of KVM_RUN, now or as soon as it enters.
+#[derive(Debug, Default)]
+pub struct Kick(Mutex<Kicked>);
+
+impl Kick {
+    /// For no vCPU yet.
+    ///
+    /// # Errors
+    /// [`SignalError::Handler`].
+    pub fn new() -> Result<Self, SignalError> {
+        let kick = SIGRTMIN();
+        register_signal_handler(kick, on_kick)
+            .map_err(|source| SignalError::Handler { signal: kick, source })?;
+        Ok(Self::default())
+    }
+
+    /// From now on kicks set this byte.
+    ///
+    /// # Safety
+    /// The byte is there until [`detach`](Self::detach).
+    pub(crate) unsafe fn attach(&self, immediate_exit: NonNull<AtomicU8>) {
+        self.lock().immediate_exit = Some(immediate_exit);
+    }
+
+    /// The byte is about to go.
+    pub(crate) fn detach(&self) {
+        self.lock().immediate_exit = None;
+    }
+
+    /// The calling thread runs the vCPU until the guard is dropped.
+    pub(crate) fn enter(&self) -> Kicks<'_> {
+        self.lock().thread = rustix::thread::gettid().as_raw_nonzero().get();
+        Kicks(self)
+    }
+
+    /// Forgets the kicks so far: before the look at what they may have been for.
+    pub(crate) fn clear(&self) {
+        self.set(&self.lock(), 0);
+    }
+
+    /// Kicks.
+    pub fn kick(&self) {
+        let kicked = self.lock();
+        self.set(&kicked, 1);
+        if kicked.thread != 0 {
+            // SAFETY: tgkill touches no memory; with the lock held the thread stays in `run`.
+            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), kicked.thread, SIGRTMIN()) };
+        }
+    }
+
+    fn set(&self, kicked: &Kicked, value: u8) {
+        if let Some(byte) = kicked.immediate_exit {
+            // SAFETY: the lock is held, so the byte is attached, and there (`attach`).
+            unsafe { byte.as_ref() }.store(value, Ordering::SeqCst);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kicked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that can be kicked.
+#[derive(Debug)]
+pub(crate) struct Kicks<'a>(&'a Kick);
+
+impl Drop for Kicks<'_> {
+    fn drop(&mut self) {
+        self.0.lock().thread = 0;
     }
 }
 

@@ -31,7 +31,7 @@ const NAME_MAX_BYTES: usize = 256;
 /// Hypercalls by op.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    counts: [u64; 7],
+    counts: [u64; 8],
 }
 
 impl Calls {
@@ -55,6 +55,7 @@ impl Calls {
             ("exchange", Op::Exchange),
             ("report", Op::Report),
             ("pause", Op::Pause),
+            ("answer", Op::Answer),
             ("exit", Op::Exit),
         ]
         .map(|(name, op)| (name, self.of(op)))

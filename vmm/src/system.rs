@@ -3,6 +3,7 @@
 //! ```text
 //! SYSTEM_GPA   image                 IMAGE_GVA        by segment
 //!              boot info, one page   BOOT_GVA         read-only
+//!              request page          REQUESTS_GVA     read-only
 //!              call area             CALL_AREA_GVA    read, write
 //!              block queue           BLOCK_QUEUE_GVA  read, write
 //!              stack                 STACK_GVA        read, write; unmapped page below
@@ -14,12 +15,15 @@ use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::block;
 use umpa_abi::boot::BootInfo;
 use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA, SYSTEM_GVA};
+use umpa_abi::upcall::REQUEST_PAGE_BYTES;
 use umpa_abi::{Wire, layout};
 
 use crate::memory::{FRAMES_MIN_BYTES, MemoryError};
 
 /// Where the guest sees its boot info.
 pub const BOOT_GVA: Gva = SYSTEM_GVA;
+/// Where it sees the request page.
+pub const REQUESTS_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (32 << 10));
 /// Where it sees the call area.
 pub const CALL_AREA_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (64 << 10));
 /// Where it sees the queue of its block device.
@@ -28,6 +32,7 @@ pub const BLOCK_QUEUE_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (512 << 10));
 pub const STACK_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
 
 const _: () = assert!(BootInfo::SIZE_BYTES as u64 <= PAGE_BYTES);
+const _: () = assert!(REQUESTS_GVA.get() + REQUEST_PAGE_BYTES <= CALL_AREA_GVA.get());
 const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES <= BLOCK_QUEUE_GVA.get());
 const _: () = assert!(BLOCK_QUEUE_GVA.get() + block::AREA_BYTES < STACK_GVA.get());
 
@@ -55,6 +60,8 @@ pub struct SystemLayout {
     pub image: Area,
     /// One page.
     pub boot: Area,
+    /// One page: what the host asks for.
+    pub requests: Area,
     /// Header and payload of hypercalls.
     pub call_area: Area,
     /// The queue of the block device.
@@ -92,7 +99,8 @@ impl SystemLayout {
 
         let image = Area { gpa: SYSTEM_GPA, bytes: image_bytes };
         let boot = after(image, PAGE_BYTES);
-        let call_area = after(boot, CALL_AREA_BYTES);
+        let requests = after(boot, REQUEST_PAGE_BYTES);
+        let call_area = after(requests, CALL_AREA_BYTES);
         let block_queue = after(call_area, block::AREA_BYTES);
         let stack = after(block_queue, STACK_BYTES);
         let tables_bytes = (layout::table_frames(frames) * PAGE_BYTES).next_multiple_of(large);
@@ -103,7 +111,7 @@ impl SystemLayout {
             // Bookkeeping and tables take about 1/158 of the memory, and lie below FRAMES_GPA.
             return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 158);
         }
-        Ok(Self { image, boot, call_area, block_queue, stack, bookkeeping, tables })
+        Ok(Self { image, boot, requests, call_area, block_queue, stack, bookkeeping, tables })
     }
 
     /// Size of the whole slot.
@@ -123,6 +131,7 @@ mod tests {
         let parts = [
             system.image,
             system.boot,
+            system.requests,
             system.call_area,
             system.block_queue,
             system.stack,

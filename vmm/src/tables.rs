@@ -4,7 +4,7 @@
 //! | pages | entry |
 //! | --- | --- |
 //! | code | P, A; U at CPL 3 |
-//! | constants, boot info | P, A, D, NX; U at CPL 3 |
+//! | constants, boot info, request page | P, A, D, NX; U at CPL 3 |
 //! | data, call area, block queue, stack, direct map | P, W, A, D, NX; U at CPL 3 |
 //! | trap stubs | P, A |
 //! | trap tables and stack | P, W, A, D, NX |
@@ -20,7 +20,7 @@ use umpa_abi::paging::{
 };
 
 use crate::memory::{GuestRam, MemoryError};
-use crate::system::{Area, BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, STACK_GVA, SystemLayout};
+use crate::system::{Area, BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, STACK_GVA, SystemLayout};
 use crate::vcpu::Ring;
 
 /// What a mapping allows.
@@ -96,6 +96,7 @@ pub fn build(
         start = end;
     }
     builder.map_area(BOOT_GVA, system.boot, CONSTANTS, PageSize::Size4K)?;
+    builder.map_area(REQUESTS_GVA, system.requests, CONSTANTS, PageSize::Size4K)?;
     builder.map_area(CALL_AREA_GVA, system.call_area, DATA, PageSize::Size4K)?;
     builder.map_area(BLOCK_QUEUE_GVA, system.block_queue, DATA, PageSize::Size4K)?;
     builder.map_area(STACK_GVA, system.stack, DATA, PageSize::Size4K)?;
@@ -337,6 +338,7 @@ mod tests {
             (image(6), 0),
             (image(9), WRITABLE | NO_EXECUTE),
             (BOOT_GVA, USER | NO_EXECUTE),
+            (REQUESTS_GVA, USER | NO_EXECUTE),
             (CALL_AREA_GVA, USER | WRITABLE | NO_EXECUTE),
             (BLOCK_QUEUE_GVA, USER | WRITABLE | NO_EXECUTE),
             (STACK_GVA, USER | WRITABLE | NO_EXECUTE),

@@ -7,20 +7,32 @@
 //! So a stray port is an exit on EPT and NPT, and the guest's own #GP on kvm-pvm.
 //!
 //! Selectors are Linux's, because KVM's software MMU insists on them.
-#![allow(unsafe_code)] // reads the union in kvm_run for KVM_EXIT_INTERNAL_ERROR
+#![allow(unsafe_code)] // reads the union in kvm_run for KVM_EXIT_INTERNAL_ERROR; an ioctl that kvm-ioctls lacks
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
-    kvm_xcrs,
+    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_dtable, kvm_fpu, kvm_interrupt, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_xcrs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use umpa_abi::addr::{Gpa, Gva};
 use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::selector;
+use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::exits::Exit;
 use crate::host::Host;
+use crate::signals::Kick;
 use crate::traps::{Descriptor, TrapTables};
+
+#[allow(unreachable_pub)] // the macro's function is pub
+mod number {
+    vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_bindings::kvm_interrupt);
+}
 
 /// The privilege level that a workload runs at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,6 +139,15 @@ pub struct Registers {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    kick: Option<Arc<Kick>>,
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        if let Some(kick) = &self.kick {
+            kick.detach();
+        }
+    }
 }
 
 impl Vcpu {
@@ -157,7 +178,7 @@ impl Vcpu {
             ..Default::default()
         })
         .map_err(state("registers"))?;
-        Ok(Self { fd })
+        Ok(Self { fd, kick: None })
     }
 
     /// Runs the guest until something happens.
@@ -180,12 +201,48 @@ impl Vcpu {
             Ok(VcpuExit::FailEntry(reason, _)) => Exit::EntryFailed { reason },
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(VcpuExit::Intr) => Exit::Interrupted,
+            Ok(VcpuExit::IrqWindowOpen) => Exit::InterruptWindow,
             Ok(_) => Exit::Other { reason: self.fd.get_kvm_run().exit_reason },
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => Exit::Interrupted,
                 libc::EFAULT => Exit::Fault,
                 errno => Exit::Refused { errno },
             },
+        }
+    }
+
+    /// Injects the interrupt `vector` when the guest is entered next, if it takes interrupts now; else
+    /// asks KVM to leave the guest as soon as it does. True: it is injected. There is no interrupt
+    /// controller, so nobody needs to end it.
+    ///
+    /// # Errors
+    /// What KVM_INTERRUPT failed with.
+    pub fn interrupt(&mut self, vector: u8) -> io::Result<bool> {
+        let is_ready = self.fd.get_kvm_run().ready_for_interrupt_injection != 0;
+        let mut injected = false;
+        if is_ready {
+            let interrupt = kvm_interrupt { irq: vector.into() };
+            // SAFETY: KVM reads a kvm_interrupt through the reference, and writes nothing.
+            let done = unsafe { ioctl_with_ref(&self.fd, number::KVM_INTERRUPT(), &interrupt) };
+            let error = io::Error::last_os_error();
+            injected = done == 0;
+            // An earlier one hasn't been delivered yet.
+            if !injected && error.raw_os_error() != Some(libc::EEXIST) {
+                return Err(error);
+            }
+        }
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(!injected);
+        Ok(injected)
+    }
+
+    /// `kick` makes this vCPU come out of KVM_RUN.
+    pub(crate) fn kicked_by(&mut self, kick: Arc<Kick>) {
+        let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>();
+        // SAFETY: the byte is in memory that `fd` keeps mapped; it is detached before that goes (`drop`,
+        // or another kick's turn here).
+        unsafe { kick.attach(immediate_exit) };
+        if let Some(former) = self.kick.replace(kick) {
+            former.detach();
         }
     }
 

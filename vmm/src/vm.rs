@@ -34,6 +34,7 @@ use umpa_abi::boot::{ARGS_BYTES, BOOT_MAGIC, BootInfo, feature};
 use umpa_abi::call::ExitCode;
 use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES, direct};
 use umpa_abi::record::Record;
+use umpa_abi::upcall::REQUEST_VECTOR;
 use umpa_abi::{ABI_VERSION, Wire, boot::MmuMode};
 
 use crate::block::{Device, DeviceError, PageFile};
@@ -45,9 +46,10 @@ use crate::ledger::Ledger;
 use crate::memory::{GuestRam, MemoryError};
 use crate::signals::{Reason, SignalError, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
-use crate::system::{BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, STACK_GVA, SystemLayout};
+use crate::system::{BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, STACK_GVA, SystemLayout};
 use crate::tables::{self, Tables, TablesError};
 use crate::traps;
+use crate::upcall::{Asker, Due, OnUnanswered, Requests, UnansweredDemand};
 use crate::vcpu::{Registers, Ring, Start, Vcpu, VcpuError};
 use crate::violation::{View, Violation};
 
@@ -107,6 +109,12 @@ pub enum VmError {
         /// Where the guest was.
         rip: Gva,
     },
+    /// It hasn't answered a demand for frames in time ([`OnUnanswered`]).
+    #[error(transparent)]
+    Unanswered(Box<UnansweredDemand>),
+    /// It couldn't be told of a request for frames.
+    #[error("KVM can't interrupt the guest")]
+    Interrupt(#[source] io::Error),
     /// SIGINT.
     #[error("interrupted")]
     Interrupted,
@@ -131,6 +139,8 @@ pub struct VmConfig {
     pub timeout: Option<Duration>,
     /// The host is an emulator, so the guest prints no times.
     pub is_emulated: bool,
+    /// What happens when it doesn't answer a demand for frames in time.
+    pub on_unanswered: OnUnanswered,
     /// Where its console's text goes.
     pub console: Box<dyn Write + Send>,
 }
@@ -147,6 +157,7 @@ impl VmConfig {
             page_file: None,
             timeout: None,
             is_emulated: false,
+            on_unanswered: OnUnanswered::default(),
             console: Box::new(io::stdout()),
         }
     }
@@ -181,6 +192,7 @@ pub enum Event {
 pub struct Vm {
     // Dropped in this order: what runs, what KVM has, what both refer to.
     watch: Watch,
+    requests: Arc<Requests>,
     vcpu: Vcpu,
     vcpu_stats: Option<KvmStats>,
     vm_stats: Option<KvmStats>,
@@ -209,6 +221,7 @@ impl Vm {
         let traps = traps::fill(&ram, &header)?;
         let tables = tables::build(&ram, &system, &header, config.ring, host.pages_1g())?;
 
+        let requests = Arc::new(Requests::new(&ram, system.requests.gpa, config.on_unanswered)?);
         let vm = host.kvm().create_vm().map_err(VmError::Create)?;
         ram.register(&vm)?;
         let start = Start {
@@ -220,7 +233,8 @@ impl Vm {
             syscall: Gva::new(header.syscall),
             traps,
         };
-        let vcpu = Vcpu::new(host, &vm, &start)?;
+        let mut vcpu = Vcpu::new(host, &vm, &start)?;
+        vcpu.kicked_by(Arc::clone(requests.kick()));
         let boot = boot_info(host, &system, tables, &config, args, vcpu.tsc_hz());
         let mut bytes = [0; BootInfo::SIZE_BYTES];
         // The buffer has the size that encoding needs.
@@ -238,7 +252,8 @@ impl Vm {
             block,
             ram,
             ledger: Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES),
-            server: Server::new(system.call_area.gpa, config.console),
+            server: Server::new(system.call_area.gpa, config.console, Arc::clone(&requests)),
+            requests,
             exits: Exits::default(),
             timeout: config.timeout.unwrap_or_default(),
             has_ended: false,
@@ -255,11 +270,16 @@ impl Vm {
         }
         let event = self.run_on();
         self.has_ended = !matches!(event, Ok(Event::Paused { .. }));
+        if self.has_ended {
+            self.requests.end();
+        }
         event
     }
 
     fn run_on(&mut self) -> Result<Event, VmError> {
         let running = self.watch.enter();
+        let requests = Arc::clone(&self.requests);
+        let _kicks = requests.kick().enter();
         loop {
             match running.stop_reason() {
                 None => {}
@@ -269,6 +289,8 @@ impl Vm {
                     return Err(VmError::TimedOut { timeout: self.timeout, rip });
                 }
             }
+            requests.kick().clear();
+            attend(&mut self.vcpu, &requests)?;
             let exit = self.vcpu.run();
             self.exits.count(&exit);
             match decide(exit) {
@@ -295,6 +317,12 @@ impl Vm {
                 Action::Stop(stop) => return Err(self.stopped(stop)),
             }
         }
+    }
+
+    /// Asks this guest for frames, from any thread, while it runs or at a pause.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.requests.asker()
     }
 
     /// Answers the guest's pause; [`run`](Self::run) goes on then. Without it the answer is 0.
@@ -349,6 +377,18 @@ impl Vm {
     }
 }
 
+/// Tells the guest of a request, or ends it because of one.
+fn attend(vcpu: &mut Vcpu, requests: &Requests) -> Result<(), VmError> {
+    let Due { interrupts, overdue } = requests.due();
+    if let Some(outcome) = overdue {
+        return Err(VmError::Unanswered(Box::new(UnansweredDemand(outcome))));
+    }
+    if interrupts && vcpu.interrupt(REQUEST_VECTOR).map_err(VmError::Interrupt)? {
+        requests.interrupted();
+    }
+    Ok(())
+}
+
 /// Where a guest stopped.
 fn place(registers: Option<&Registers>) -> String {
     match registers {
@@ -383,6 +423,7 @@ fn boot_info(
         bookkeeping_bytes: system.bookkeeping.bytes,
         frames_first: FRAMES_GPA.containing().get(),
         frames_max: config.memory_bytes / PAGE_BYTES,
+        requests: REQUESTS_GVA.get(),
         call_area: CALL_AREA_GVA.get(),
         call_area_bytes: system.call_area.bytes,
         tsc_hz,

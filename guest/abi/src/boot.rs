@@ -75,7 +75,7 @@ pub mod feature {
 
 wire_struct! {
     /// See the [module](self).
-    pub struct BootInfo [2192] {
+    pub struct BootInfo [2200] {
         /// [`BOOT_MAGIC`].
         pub magic: u64,
         /// [`ABI_VERSION`].
@@ -106,6 +106,8 @@ wire_struct! {
         pub call_area: u64,
         /// Its bytes.
         pub call_area_bytes: u64,
+        /// [`Gva`] of the request page ([`upcall`](crate::upcall)), which the guest only reads.
+        pub requests: u64,
         /// Time stamp counter, Hz; 0 when unknown.
         pub tsc_hz: u64,
         /// [`Gva`] of the [block device](crate::block)'s queue.
@@ -187,6 +189,12 @@ impl BootInfo {
     #[must_use]
     pub const fn bookkeeping(&self) -> Gva {
         Gva::new(self.bookkeeping)
+    }
+
+    /// Where the request page is.
+    #[must_use]
+    pub const fn requests(&self) -> Gva {
+        Gva::new(self.requests)
     }
 
     /// Where the call area is.

@@ -13,6 +13,7 @@
 //! | [`Op::Exchange`] | [`ExchangeRequest`](crate::exchange::ExchangeRequest), extents given back | [`ExchangeReply`](crate::exchange::ExchangeReply), extents granted |
 //! | [`Op::Report`] | [`Record`](crate::record::Record)s | - |
 //! | [`Op::Pause`] | - (`args[0]` = tag) | `args[0]` = the driver's answer |
+//! | [`Op::Answer`] | [`Answer`](crate::upcall::Answer) | `args[0]` = frames that came back |
 //! | [`Op::Exit`] | - (`args[0]` = [`ExitCode`]) | doesn't return |
 
 use crate::DecodeError;
@@ -69,6 +70,8 @@ macro_rules! wire_enum {
     };
 }
 
+pub(crate) use wire_enum;
+
 wire_enum! {
     /// What a guest asks for.
     pub enum Op ("op") {
@@ -84,6 +87,8 @@ wire_enum! {
         Pause = 5,
         /// The end.
         Exit = 6,
+        /// All that comes of a request for frames has come (see [`upcall`](crate::upcall)).
+        Answer = 7,
     }
 }
 
@@ -115,6 +120,8 @@ wire_enum! {
         ExchangeFailed = 5,
         /// More console text or results than the VMM keeps.
         LimitReached = 6,
+        /// An answer to a request that isn't there, or is answered already.
+        NoSuchRequest = 7,
     }
 }
 

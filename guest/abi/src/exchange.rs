@@ -95,8 +95,10 @@ wire_struct! {
         pub policy: u32,
         /// Pages wanted of 4 KiB, 2 MiB, 1 GiB.
         pub want_pages: [u64; 3],
+        /// The request for frames ([`upcall`](crate::upcall)) that this answers; 0: none.
+        pub answers: u64,
         /// Zero.
-        pub reserved: [u64; 4],
+        pub reserved: [u64; 3],
     }
 }
 

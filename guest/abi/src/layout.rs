@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0                       nothing (an access is a violation)
-//! SYSTEM_GPA   2 MiB      image | boot info | call area | block queue | stacks | bookkeeping | table arena
+//! SYSTEM_GPA   2 MiB      image | boot info | request page | call area | block queue | stacks | bookkeeping | table arena
 //! FRAMES_GPA   4 GiB      frames that can be granted: [FRAMES_GPA, FRAMES_GPA + memory)
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! BLOCKS_GVA   0x5000_0000_0000   32 TiB: windows that umpa reserves
 //! DIRECT_GVA   0x7000_0000_0000    8 TiB: Gva = DIRECT_GVA + Gpa, for bookkeeping, table arena, frames
 //! IMAGE_GVA    0x7800_0000_0000    4 GiB: the guest image, 4 KiB leaves by segment
-//! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, call area, block queue, stacks
+//! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, request page, call area, block queue, stacks
 //! ```
 
 use crate::addr::{Gpa, Gva, PageSize};
@@ -43,7 +43,7 @@ pub const DIRECT_GVA: Gva = Gva::new(0x7000_0000_0000);
 pub const IMAGE_GVA: Gva = Gva::new(0x7800_0000_0000);
 /// Most bytes of an image.
 pub const IMAGE_MAX_BYTES: u64 = 16 << 20;
-/// Boot info, call area, block queue and stacks.
+/// Boot info, request page, call area, block queue and stacks.
 pub const SYSTEM_GVA: Gva = Gva::new(0x7900_0000_0000);
 
 /// The call area's size: one header and its payload.

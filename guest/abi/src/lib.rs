@@ -15,6 +15,7 @@
 //! - [`block`]: the device behind a page file.
 //! - [`exchange`]: the frame exchange: give back and ask in one call.
 //! - [`record`]: results that a guest reports.
+//! - [`upcall`]: the host asks a guest for frames.
 //!
 //! # Rules
 //!
@@ -35,9 +36,10 @@ pub mod image;
 pub mod layout;
 pub mod paging;
 pub mod record;
+pub mod upcall;
 mod wire;
 
 pub use wire::{DecodeError, Wire};
 
 /// Version of everything in this crate. Raise it with every change of a layout or a meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 3;

@@ -15,6 +15,7 @@ mod faults;
 mod fig7;
 mod flush;
 mod list;
+mod requests;
 mod tour;
 mod triple_fault;
 mod userpage;
@@ -94,6 +95,11 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
+    Workload {
+        name: "requests",
+        description: "[spin|registers|polled|paused|faulting|… [count]] the host asks for frames, whatever it does",
+        run: requests::run,
+    },
     Workload { name: "spin", description: "never ends", run: exit::spin },
     Workload {
         name: "tour",

@@ -1,11 +1,14 @@
 use std::sync::{Arc, Mutex};
 
-use umpa_abi::addr::{Frame, PageSize};
+use umpa_abi::addr::{Frame, PAGE_BYTES, PageSize};
 use umpa_abi::call::PAYLOAD_MAX_BYTES;
 use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, SYSTEM_GPA};
 use umpa_abi::record::{Counter, name};
 
+use umpa_abi::upcall::Severity;
+
 use super::*;
+use crate::upcall::{Ask, Fate, OnUnanswered};
 
 /// A console that the test can read.
 #[derive(Clone, Default)]
@@ -22,7 +25,8 @@ impl Write for Screen {
 }
 
 struct Guest {
-    ram: GuestRam,
+    ram: Arc<GuestRam>,
+    requests: Arc<Requests>,
     ledger: Ledger,
     server: Server,
     screen: Screen,
@@ -31,10 +35,15 @@ struct Guest {
 impl Guest {
     fn silent() -> Self {
         let screen = Screen::default();
+        // The request page lies behind the call area.
+        let ram = Arc::new(GuestRam::new(CALL_AREA_BYTES + PAGE_BYTES, 2 << 20).unwrap());
+        let page = Gpa::new(SYSTEM_GPA.get() + CALL_AREA_BYTES);
+        let requests = Arc::new(Requests::new(&ram, page, OnUnanswered::IsRecorded).unwrap());
         Self {
-            ram: GuestRam::new(CALL_AREA_BYTES, 2 << 20).unwrap(),
+            ram,
             ledger: Ledger::new(FRAMES_GPA.containing(), 512),
-            server: Server::new(SYSTEM_GPA, Box::new(screen.clone())),
+            server: Server::new(SYSTEM_GPA, Box::new(screen.clone()), Arc::clone(&requests)),
+            requests,
             screen,
         }
     }
@@ -68,8 +77,8 @@ impl Guest {
     }
 
     fn exchange(&mut self, want_pages: [u64; 3], give: &[Extent]) -> (Status, ExchangeReply) {
-        let request =
-            ExchangeRequest { give_extents: give.len() as u32, policy: 0, want_pages, reserved: [0; 4] };
+        let give_extents = give.len() as u32;
+        let request = ExchangeRequest { give_extents, policy: 0, want_pages, answers: 0, reserved: [0; 3] };
         let mut bytes = vec![0; ExchangeRequest::SIZE_BYTES + 16 * give.len()];
         request.encode(&mut bytes).unwrap();
         for (extent, out) in give.iter().zip(bytes[64..].chunks_exact_mut(16)) {
@@ -83,7 +92,7 @@ impl Guest {
 #[test]
 fn nothing_is_answered_before_hello() {
     let mut guest = Guest::silent();
-    for op in [Op::Console, Op::Exchange, Op::Report, Op::Pause, Op::Exit] {
+    for op in [Op::Console, Op::Exchange, Op::Report, Op::Pause, Op::Answer, Op::Exit] {
         assert_eq!(guest.call(op as u32, 0, &[]).0, Status::NoHello);
     }
     assert!(matches!(guest.raw(Op::Hello as u32, 0, 7, &[]), Err(CallError::Version { found: 7 })));
@@ -159,4 +168,58 @@ fn a_pause_is_answered_by_the_driver() {
     guest.ram.read(SYSTEM_GPA, &mut bytes).unwrap();
     assert_eq!(CallHeader::decode(&bytes).unwrap().args[0], 42);
     assert_eq!(guest.raw(Op::Exit as u32, 0, 1, &[]).unwrap(), Served::Exited(ExitCode::Failed));
+}
+
+impl Guest {
+    fn give(&mut self, answers: u64, first: u64, frames: u32) -> Status {
+        let request =
+            ExchangeRequest { give_extents: 1, policy: 0, want_pages: [0; 3], answers, reserved: [0; 3] };
+        let mut bytes = vec![0; ExchangeRequest::SIZE_BYTES + 16];
+        request.encode(&mut bytes).unwrap();
+        let first = FRAMES_GPA.containing().offset(first);
+        Extent::new(first, frames, PageSize::Size4K).encode(&mut bytes[64..]).unwrap();
+        self.call(Op::Exchange as u32, 0, &bytes).0
+    }
+
+    fn answer(&mut self, id: u64, claimed_frames: u64) -> Status {
+        let mut bytes = [0; Answer::SIZE_BYTES];
+        Answer { id, claimed_frames, reserved: [0; 2] }.encode(&mut bytes).unwrap();
+        self.call(Op::Answer as u32, 0, &bytes).0
+    }
+}
+
+#[test]
+fn what_comes_back_is_counted_by_the_exchange_alone() {
+    let mut guest = Guest::new();
+    let asker = guest.requests.asker();
+    guest.exchange([100, 0, 0], &[]);
+    let ids = [10, 20].map(|frames| asker.ask(Ask::new(Severity::Need, frames)).unwrap());
+    assert_eq!(guest.give(0, 0, 7), Status::Ok, "answers no request");
+    assert_eq!(guest.give(ids[0], 7, 3), Status::Ok);
+    assert_eq!(guest.give(ids[0], 7, 3), Status::ExchangeFailed, "not the guest's any more");
+    assert_eq!(guest.give(99, 10, 1), Status::Ok, "answers what nobody asked");
+    assert_eq!(guest.answer(ids[0], u64::MAX), Status::Ok);
+    assert_eq!(guest.give(ids[0], 20, 5), Status::Ok, "after the answer");
+    let first = asker.outcome(ids[0]).unwrap();
+    assert_eq!(
+        (first.fate, first.returned_frames, first.claimed_frames),
+        (Fate::Answered, 3, Some(u64::MAX))
+    );
+    let second = asker.outcome(ids[1]).unwrap();
+    assert_eq!((second.fate, second.returned_frames, second.claimed_frames), (Fate::Open, 0, None));
+}
+
+#[test]
+fn answers_to_nothing_and_second_answers_are_refused() {
+    let mut guest = Guest::new();
+    let asker = guest.requests.asker();
+    for id in [0, 1, u64::MAX] {
+        assert_eq!(guest.answer(id, 1), Status::NoSuchRequest);
+    }
+    let id = asker.ask(Ask::new(Severity::Demand, 10)).unwrap();
+    assert_eq!(guest.answer(id, 1), Status::Ok);
+    assert_eq!(guest.answer(id, 2), Status::NoSuchRequest);
+    assert_eq!(asker.outcome(id).unwrap().claimed_frames, Some(1));
+    assert_eq!(guest.call(Op::Answer as u32, 0, &[1; 32]).0, Status::BadPayload);
+    assert_eq!(guest.call(Op::Answer as u32, 0, &[]).0, Status::BadPayload);
 }
