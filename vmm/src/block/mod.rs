@@ -108,3 +108,6 @@ impl Drop for Device {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

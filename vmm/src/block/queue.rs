@@ -143,6 +143,8 @@ impl Ring {
     /// Takes what the guest has offered since the last time. Returns how many were refused at once.
     pub fn take(&mut self, ledger: &mut Ledger, mut taken: impl FnMut(Request)) -> u64 {
         if self.is_broken {
+            // Again, for a guest that has overwritten it.
+            self.tell_if_broken();
             return 0;
         }
         let (base, slots, memory) = (self.base, self.slots, self.window.memory());
@@ -286,3 +288,6 @@ fn parse(
     };
     if is_slot && is_frame { Ok(Request { work, head, status }) } else { Err(refused) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,3 +254,6 @@ impl Storage for FileStorage {
         self.file.sync_data()
     }
 }
+
+#[cfg(test)]
+mod tests;
