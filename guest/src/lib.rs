@@ -36,6 +36,7 @@ pub mod fault;
 pub mod machine;
 pub mod mmu;
 pub mod panic;
+pub mod queue;
 pub mod rounds;
 pub mod syscall;
 pub mod tlb;

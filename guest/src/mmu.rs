@@ -13,7 +13,9 @@ use core::arch::asm;
 use umpa::hardware::{Contents, TableMemory};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES};
 use umpa_abi::boot::BootInfo;
-use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, direct};
+use umpa_abi::layout::{
+    BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, PROGRAM_BYTES, PROGRAM_GVA, direct,
+};
 use umpa_abi::paging;
 
 /// The tables of this guest. Entries are where the processor reads them.
@@ -157,17 +159,20 @@ pub fn load(gva: Gva) -> u64 {
     value
 }
 
-/// Writes eight bytes to a block's address or to a frame through the direct map.
+/// Writes eight bytes to a mapping's or block's address or to a frame through the direct map.
 ///
 /// # Panics
 /// Elsewhere: there lie objects of Rust's.
 pub fn store(gva: Gva, value: u64) {
     let within = |start: Gva, bytes: u64| gva.get() >= start.get() && gva.get() - start.get() < bytes;
     assert!(
-        within(BLOCKS_GVA, BLOCKS_BYTES) || within(direct(FRAMES_GPA), FRAMES_MAX_BYTES),
-        "no store to {gva}: neither a block nor a frame"
+        within(PROGRAM_GVA, PROGRAM_BYTES)
+            || within(BLOCKS_GVA, BLOCKS_BYTES)
+            || within(direct(FRAMES_GPA), FRAMES_MAX_BYTES),
+        "no store to {gva}: neither a mapping nor a block nor a frame"
     );
-    // SAFETY: the workloads that use this function keep no Rust objects in blocks and frames.
+    // SAFETY: the workloads that use this function keep no Rust objects in mappings, blocks and frames that
+    // they store to.
     unsafe { asm!("mov [{}], {}", in(reg) gva.get(), in(reg) value, options(nostack)) };
 }
 

@@ -47,6 +47,15 @@ impl Flush {
         tlb.flush_range(self.first, self.pages);
     }
 
+    /// Flushes several now, as one if they are large together.
+    pub fn complete_together<const N: usize>(flushes: [Self; N], tlb: &mut impl Tlb) {
+        if flushes.iter().map(Self::pages).sum::<u64>() >= tlb.full_from_pages() {
+            tlb.flush_all();
+        } else {
+            flushes.into_iter().for_each(|flush| flush.complete_only(tlb));
+        }
+    }
+
     /// Leaves the flush to the next [`Owed::settle`].
     pub fn defer(self, owed: &mut Owed) {
         owed.pages += self.pages;
@@ -210,6 +219,11 @@ mod tests {
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
         Flush::new(Page::new(7), 0).complete_only(&mut tlb);
         assert_eq!((tlb.pages.len(), tlb.all), (0, 1));
+        let half = many / 2;
+        Flush::complete_together([Flush::new(Page::new(7), half), Flush::new(Page::new(99), many)], &mut tlb);
+        assert_eq!((tlb.pages.len(), tlb.all), (0, 2));
+        Flush::complete_together([Flush::new(Page::new(7), 1), Flush::new(Page::new(99), 1)], &mut tlb);
+        assert_eq!((tlb.pages, tlb.all), ([7, 99].to_vec(), 2));
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         self.mappings.next(&self.machine, gva.containing())
     }
 
+    /// The size of the leaf that maps `gva`, if one does.
+    #[must_use]
+    pub fn leaf_size(&self, gva: Gva) -> Option<PageSize> {
+        self.tables.translate(&self.machine, gva.containing()).map(|found| found.size)
+    }
+
     /// Maps `bytes`, rounded up to pages, of memory that reads as zero; returns where. A hint is
     /// rounded down to its page and taken if the range is free; else the highest free range is, from
     /// 2 MiB on at a multiple of that.

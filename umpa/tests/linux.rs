@@ -5,6 +5,8 @@
 //! below where the kernel places mappings, and all that is fixed lies in it. No page is touched, so
 //! that neighbours are merged as the manual says, whatever their history.
 //!
+//! Each refusal of the manual, by hand: vmm/tests/conformance.rs.
+//!
 //! Not compared, because Linux's versions differ or memory must have been touched: `MADV_COLLAPSE`,
 //! `MADV_WILLNEED` (EBADF without swap), what `mincore` reports, and moves of several mappings at once
 //! (EFAULT in the manual, done by 6.17 and later).
@@ -15,12 +17,12 @@
 mod model;
 mod simulated;
 
-use model::mmap::calls::{ANON, RW, call};
+use model::mmap::calls::call;
 use model::mmap::{Call, Expected, LOW, Model};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::Cell;
-use umpa::mmap::{Advice, Errno, MapFlags, Prot, RemapFlags};
+use umpa::mmap::{Advice, Errno, RemapFlags};
 
 /// Where the native range begins: 16 TiB, and the pages of it.
 const NATIVE: usize = 0x1000_0000_0000;
@@ -156,45 +158,4 @@ fn linux_answers_as_the_model_does() {
     });
     done.unwrap_or_else(|failed| panic!("{failed}"));
     assert!(random.get() > 10_000, "{} calls compared", random.get());
-    // Each refusal of the manual at least once, by hand.
-    let at = |page: u64| (LOW + page) * PAGE;
-    let map =
-        |page, pages, flags| Call::Map { at: at(page), bytes: pages * PAGE, prot: RW, flags: ANON | flags };
-    let remap = |page, old, new, flags, to| Call::Remap {
-        at: at(page),
-        old: old * PAGE,
-        new: new * PAGE,
-        flags,
-        to: at(to),
-    };
-    let both = RemapFlags::MAYMOVE | RemapFlags::FIXED;
-    let compared = compare(&[
-        map(0, 8, MapFlags::FIXED),
-        map(4, 8, MapFlags::FIXED_NOREPLACE),
-        map(4, 0, MapFlags::FIXED),
-        Call::Map { at: at(3) + 1, bytes: PAGE, prot: RW, flags: ANON | MapFlags::FIXED },
-        Call::Unmap { at: at(3) + 1, bytes: PAGE },
-        Call::Unmap { at: at(3), bytes: 0 },
-        Call::Protect { at: at(3) + 1, bytes: PAGE, prot: Prot::READ },
-        Call::Protect { at: at(4), bytes: 8 * PAGE, prot: Prot::READ },
-        Call::Protect { at: at(40), bytes: 0, prot: Prot::READ },
-        Call::Advise { at: at(0) + 1, bytes: PAGE, advice: Advice::DontNeed },
-        Call::Advise { at: at(4), bytes: 8 * PAGE, advice: Advice::DontNeed },
-        Call::Advise { at: at(40), bytes: 0, advice: Advice::Free },
-        Call::Core { at: at(0) + 1, bytes: PAGE },
-        Call::Core { at: at(4), bytes: 8 * PAGE },
-        Call::Core { at: at(40), bytes: 0 },
-        remap(0, 8, 0, RemapFlags::empty(), 0),
-        remap(0, 0, 8, RemapFlags::MAYMOVE, 0),
-        remap(40, 8, 9, RemapFlags::MAYMOVE, 0),
-        remap(0, 9, 10, RemapFlags::MAYMOVE, 0),
-        remap(0, 8, 8, RemapFlags::FIXED, 40),
-        remap(0, 8, 8, both, 4),
-        remap(0, 8, 9, both | RemapFlags::DONTUNMAP, 40),
-        map(8, 1, MapFlags::FIXED_NOREPLACE),
-        remap(0, 4, 12, RemapFlags::empty(), 0),
-        remap(0, 9, 9, both, 40),
-    ])
-    .unwrap();
-    assert!(compared > 20, "{compared} calls compared");
 }

@@ -6,6 +6,7 @@
 //! - [`bins`]: the power-of-two bins.
 //! - [`raw`]: the only unsafe code: the clock, the bytes of the blocks, the calls of the allocator.
 //! - [`fig7`]: Figures 7 and 8 of the paper.
+//! - [`conformance`]: what the mmap family answers, natively and in guests.
 //!
 //! ```no_run
 //! use work::{Fig7, Params, Phase, Slot, raw::Nothing};
@@ -25,6 +26,7 @@
 #![no_std]
 
 pub mod bins;
+pub mod conformance;
 pub mod fig7;
 pub mod params;
 pub mod raw;

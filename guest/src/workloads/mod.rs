@@ -5,8 +5,10 @@
 //! [`Machine`].
 
 mod absurd_exchange;
+mod batch;
 mod block;
 mod churn;
+mod conformance;
 mod edits;
 mod exception;
 mod exchange;
@@ -15,6 +17,7 @@ mod faults;
 mod fig7;
 mod flush;
 mod list;
+mod mmap;
 mod requests;
 mod tour;
 mod triple_fault;
@@ -48,6 +51,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: absurd_exchange::run,
     },
     Workload {
+        name: "batch",
+        description: "[rounds] operations on mappings through a queue, in order, with one flush",
+        run: batch::run,
+    },
+    Workload {
         name: "block",
         description: "[check|count|give] writes and reads all slots of the page file, every byte checked",
         run: block::run,
@@ -56,6 +64,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "churn",
         description: "[ladder|remap|cover [steps [seed]]] random work on umpa, every page's content checked",
         run: churn::run,
+    },
+    Workload {
+        name: "conformance",
+        description: "[brief] the mmap family's errors of the Linux manual, a line for each case",
+        run: conformance::run,
     },
     Workload {
         name: "edits",
@@ -92,6 +105,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "list",
         description: "prints the names and descriptions of all workloads",
         run: list::run,
+    },
+    Workload {
+        name: "mmap",
+        description: "[pages] the mmap family call by call, every page read back, what is forbidden tried",
+        run: mmap::run,
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },

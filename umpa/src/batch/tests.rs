@@ -86,7 +86,7 @@ fn refusals_are_counted() {
     (0..8).for_each(|tag| submitter.submit(submission(tag)).unwrap());
     submitter.kick();
     let apply = |submission: &Submission| {
-        if submission.tag % 3 == 0 { Err(Errno::ENOMEM) } else { Ok(submission.gva) }
+        if submission.tag.is_multiple_of(3) { Err(Errno::ENOMEM) } else { Ok(submission.gva) }
     };
     let (ran, _) = worker.each(apply);
     assert_eq!((ran.ops, ran.refused), (8, 3));

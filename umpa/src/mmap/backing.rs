@@ -107,11 +107,11 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         }
     }
 
-    /// Makes a flush that a call owes before it returns, or leaves it to the end of the batch.
-    pub(super) fn oblige(&mut self, flush: Flush) {
+    /// Makes the flushes that a call owes before it returns, or leaves them to the end of the batch.
+    pub(super) fn oblige<const N: usize>(&mut self, flushes: [Flush; N]) {
         match self.due {
-            Due::AtOnce => flush.complete_only(&mut self.machine),
-            Due::AtEnd => flush.defer(&mut self.owed),
+            Due::AtOnce => Flush::complete_together(flushes, &mut self.machine),
+            Due::AtEnd => flushes.into_iter().for_each(|flush| flush.defer(&mut self.owed)),
         }
     }
 
@@ -144,7 +144,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot, give: fn(Entry, EntryFlags) -> Entry) {
         let flags = self.flags(prot);
         match self.tables.give_rights(&mut self.machine, Page::new(page), pages, flags, give) {
-            Ok(flush) => self.oblige(flush),
+            Ok(flush) => self.oblige([flush]),
             Err(error) => debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}"),
         }
     }

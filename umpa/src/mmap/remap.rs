@@ -142,7 +142,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let [old, new] = swapped.map_err(|_| Errno::ENOMEM)?;
         old.defer(&mut self.owed);
         self.mappings.mark_stale(from, pages, self.owed.settled());
-        self.oblige(new);
+        self.oblige([new]);
         Ok(())
     }
 }

@@ -29,9 +29,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let swapped = self.with_remedies(|umpa| {
             umpa.tables.swap(&mut umpa.machine, Page::new(one), Page::new(other), pages, reach)
         });
-        for flush in swapped.map_err(|_| Errno::ENOMEM)? {
-            self.oblige(flush);
-        }
+        self.oblige(swapped.map_err(|_| Errno::ENOMEM)?);
         self.show_as_mapped(one, pages);
         self.show_as_mapped(other, pages);
         Ok(())
