@@ -33,6 +33,7 @@ use crate::flush::{Due, Owed};
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::mmap::AddressMap;
+use crate::release::Registry;
 use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
@@ -180,6 +181,7 @@ pub struct Umpa<'a, M: Machine> {
     pub(crate) mappings: AddressMap,
     pub(crate) owed: Owed,
     pub(crate) due: Due,
+    pub(crate) discardables: Registry<'a>,
     pub(crate) config: Config,
     pub(crate) stats: Stats,
 }
@@ -196,6 +198,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
             space: AddressSpace::new(),
             mappings: AddressMap::new(),
             owed: Owed::new(),
+            discardables: Registry::default(),
             due: Due::AtOnce,
             config,
             stats: Stats::default(),
@@ -314,6 +317,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
                 self.put_back(Run::new(first, pages));
             }
             Block::Window { slot, pages } => {
+                self.forget_discardables(slot.page(), slot.pages());
                 if self.config.placement == Placement::Ladder && self.is_whole(slot, pages) {
                     self.space.retain(&mut self.machine, self.tables.arena_mut(), slot, pages);
                 } else {
@@ -352,6 +356,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
         assert_eq!(self.due, Due::AtOnce, "between two calls no batch is under way");
         self.mappings.check(&self.machine);
         self.check_watches();
+        self.check_discardables();
         self.frames.check(block_frames + self.space.retained_pages() + self.mappings.pages());
     }
 
@@ -397,10 +402,20 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Sees to it that `frames` frames are free.
     pub(crate) fn make_free(&mut self, frames: u64) -> Result<(), AllocError> {
-        let missing = |store: &FrameStore<'_>| frames.saturating_sub(store.free_frames());
-        if missing(&self.frames) == 0 {
-            return Ok(());
+        self.reclaim(frames);
+        let missing = frames.saturating_sub(self.frames.free_frames());
+        // More than there can ever be isn't asked for: it would only take what others could use.
+        let grantable = self.frames.capacity_frames() - self.frames.granted_frames();
+        if missing > 0 && missing <= grantable && self.config.refill {
+            self.preload(missing);
         }
+        let free = self.frames.free_frames();
+        if free < frames { Err(AllocError::OutOfFrames { wanted: frames, free }) } else { Ok(()) }
+    }
+
+    /// Frees what nobody uses until `frames` frames are free: retained windows, and the quarantine.
+    pub(crate) fn reclaim(&mut self, frames: u64) {
+        let missing = |store: &FrameStore<'_>| frames.saturating_sub(store.free_frames());
         while missing(&self.frames) > self.frames.quarantined_frames() {
             let Some((slot, pages)) =
                 self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
@@ -413,14 +428,6 @@ impl<'a, M: Machine> Umpa<'a, M> {
         if missing(&self.frames) > 0 && self.frames.quarantined_frames() > 0 {
             self.settle();
         }
-        let missing = missing(&self.frames);
-        // More than there can ever be isn't asked for: it would only take what others could use.
-        let grantable = self.frames.capacity_frames() - self.frames.granted_frames();
-        if missing > 0 && missing <= grantable && self.config.refill {
-            self.preload(missing);
-        }
-        let free = self.frames.free_frames();
-        if free < frames { Err(AllocError::OutOfFrames { wanted: frames, free }) } else { Ok(()) }
     }
 
     fn find(&self, gva: Gva) -> Result<Block, BlockError> {

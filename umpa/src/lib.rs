@@ -26,6 +26,7 @@
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
 //! | [`blocks`] | blocks: the paper's five functions | see there |
 //! | [`watch`] | nothing: watches are bits of leaves | one store for each leaf, one flush for a batch |
+//! | [`release`] | what may be discarded when the host asks for frames | see there |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
 //! | [`batch`] | nothing: a queue of operations on mappings | one flush for any number |
 //!
@@ -79,6 +80,7 @@ pub mod flush;
 pub mod frames;
 pub mod hardware;
 pub mod mmap;
+pub mod release;
 pub mod runs;
 pub mod space;
 pub mod tables;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use simulated::{Fault, Sabotage, TABLES_USED};
 use umpa::blocks::{Config, Placement};
 use umpa::tables::Reach;
+use umpa_abi::upcall::Severity;
 
 /// Lengths of all magnitudes; the world scales them to its frames.
 fn pages() -> impl Strategy<Value = u64> {
@@ -31,6 +32,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pages().prop_map(|frames| Step::Preload { frames }),
         1 => pages().prop_map(|frames| Step::Drain { frames }),
         1 => Just(Step::Settle),
+        3 => (0..1000usize, 0..2000u64, pages(), 0..4u8).prop_map(|(block, at, pages, priority)| {
+            Step::MakeDiscardable { block, at, pages, priority }
+        }),
+        1 => (0..1000usize).prop_map(|range| Step::MakeIndispensable { range }),
+        2 => (0..1000usize).prop_map(|range| Step::Restore { range }),
+        2 => (prop::sample::select(&Severity::ALL[..]), pages())
+            .prop_map(|(severity, frames)| Step::Give { severity, frames }),
     ]
 }
 

@@ -163,6 +163,7 @@ impl<M: Machine> Umpa<'_, M> {
             } else if pages > have {
                 self.map_more(slot, page.offset(have), pages - have)?;
             }
+            self.forget_discardables(page.offset(pages), slot.pages() - pages);
             self.space.set_pages(&mut self.machine, self.tables.arena_mut(), slot, pages);
             self.stats.resized_in_place += 1;
             return Ok(page.start());
@@ -189,6 +190,7 @@ impl<M: Machine> Umpa<'_, M> {
                 }
             }
         }
+        self.forget_discardables(page, slot.pages());
         self.end_window(slot, 0);
         self.stats.moved += 1;
         Ok(wider.page().start())
@@ -228,7 +230,11 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// The window around a range of whole pages: slot, length, first page and pages of the range.
     /// `None` for a range within a block of rung a or a cover.
-    fn window_range(&self, gva: Gva, bytes: u64) -> Result<Option<(Slot, u64, Page, u64)>, BlockError> {
+    pub(crate) fn window_range(
+        &self,
+        gva: Gva,
+        bytes: u64,
+    ) -> Result<Option<(Slot, u64, Page, u64)>, BlockError> {
         let bad = BlockError::BadRange { gva, bytes };
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) || !gva.get().is_multiple_of(PAGE_BYTES) {
             return Err(bad);

@@ -5,14 +5,17 @@
 //! access that reaches another frame is seen, whoever's frame it is.
 
 mod checks;
+mod release;
 
 use crate::simulated::{Access, FRAMES, Fault, Ledger, Machine, TABLES, TABLES_USED};
 use std::collections::BTreeMap;
 use umpa::blocks::{AllocError, BlockError, Config, Umpa};
 use umpa::frames::FrameStore;
+use umpa::release::Discardable;
 use umpa::tables::{PageTables, TableArena};
 use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page, PageSize};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
+use umpa_abi::upcall::Severity;
 
 /// One call of the allocator. Blocks are named by number, modulo how many there are.
 #[derive(Clone, Debug)]
@@ -57,6 +60,25 @@ pub(crate) enum Step {
         frames: u64,
     },
     Settle,
+    /// Lets part of a block be discarded.
+    MakeDiscardable {
+        block: usize,
+        at: u64,
+        pages: u64,
+        priority: u8,
+    },
+    /// A registered range is registered no more.
+    MakeIndispensable {
+        range: usize,
+    },
+    Restore {
+        range: usize,
+    },
+    /// The host asks for frames.
+    Give {
+        severity: Severity,
+        frames: u64,
+    },
 }
 
 /// What is wrong.
@@ -128,6 +150,7 @@ pub(crate) struct World<'a> {
     /// Addresses of pages that were blocks' once; where the block moved away and took its frames
     /// along, with the number of flushes then: the old address may reach them until the next one.
     dead: BTreeMap<Page, Option<u64>>,
+    ranges: Vec<release::Range>,
     next_stamp: u64,
     /// Covers made so far.
     covers: u64,
@@ -146,11 +169,14 @@ impl<'a> World<'a> {
         let machine = Machine::new(setup.tables, ledger);
         let arena = TableArena::new(TABLES, TABLES_USED, links);
         let tables = PageTables::new(machine.root(), arena, PageSize::Size1G);
+        let mut umpa = Umpa::new(machine, FrameStore::new(FRAMES, tags), tables, setup.config);
+        umpa.keep_discardables(vec![Discardable::EMPTY; release::RANGES].leak());
         Self {
-            umpa: Umpa::new(machine, FrameStore::new(FRAMES, tags), tables, setup.config),
+            umpa,
             setup: setup.clone(),
             blocks: Vec::new(),
             dead: BTreeMap::new(),
+            ranges: Vec::new(),
             next_stamp: 0,
             covers: 0,
             steps: 0,
@@ -180,7 +206,14 @@ impl<'a> World<'a> {
             let pages = live.chain(dead).collect();
             self.umpa.machine_mut().watch(pages);
         }
-        let touched = self.apply(&self.scaled(step))?;
+        let step = self.scaled(step);
+        let named = match step {
+            Step::Free { block } | Step::Realloc { block, .. } => self.blocks.get(block % self.len().max(1)),
+            _ => None,
+        };
+        let named = named.map(|block| (block.gva, block.reserved_pages.max(block.stamps.len() as u64)));
+        let touched = self.apply(&step)?;
+        self.follow_ranges(&step, named, touched)?;
         self.verify(touched)
     }
 
@@ -240,6 +273,13 @@ impl<'a> World<'a> {
                 };
                 self.swap(one, other, pages)
             }
+            Step::MakeDiscardable { block, at, pages, priority } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.make_discardable(number, at, pages, priority)
+            }
+            Step::MakeIndispensable { range } => self.restore(range, true),
+            Step::Restore { range } => self.restore(range, false),
+            Step::Give { severity, frames } => self.give(severity, frames),
             Step::FreeForeign { seed } => self.free_foreign(seed),
             Step::Preload { frames } => {
                 let before = self.umpa.frames().granted_frames();
