@@ -33,9 +33,20 @@ static HANDED_OUT: AtomicBool = AtomicBool::new(false);
 /// An allocator without frames, with the bookkeeping memory that the VMM handed to the guest.
 ///
 /// # Panics
-/// The second time: the bookkeeping memory and the page tables are the first one's for ever.
+/// As [`parts`].
 #[must_use]
 pub fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) -> Allocator<'m> {
+    let (frames, tables) = parts(boot);
+    Umpa::new(machine, frames, tables, config)
+}
+
+/// What an allocator consists of, for programs that edit their tables by themselves: a store without
+/// frames, and the tables that the processor uses.
+///
+/// # Panics
+/// The second time: the bookkeeping memory and the page tables are the first one's for ever.
+#[must_use]
+pub fn parts(boot: &BootInfo) -> (FrameStore<'static>, PageTables<'static>) {
     assert!(!HANDED_OUT.swap(true, Relaxed), "a guest has one allocator");
     let tag_bytes = boot.frames_max as usize * size_of::<u64>();
     let link_bytes = boot.tables_frames as usize * TableArena::BYTES_PER_TABLE;
@@ -51,7 +62,7 @@ pub fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) 
     let largest = if boot.features & feature::PAGES_1G != 0 { PageSize::Size1G } else { PageSize::Size2M };
     let arena = TableArena::new(boot.tables_first(), boot.tables_used, links);
     let tables = PageTables::new(boot.root().containing(), arena, largest);
-    Umpa::new(machine, FrameStore::new(boot.frames_first(), tags), tables, config)
+    (FrameStore::new(boot.frames_first(), tags), tables)
 }
 
 static CURRENT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());

@@ -137,5 +137,96 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     equal(rest_frames, free, "frames in the extents")?;
     check_patterns(&kept)?;
     println!("exchange: {max} frames in all, every one where it should be");
+
+    // All frames are the guest's now, so what comes is what goes.
+    trade(source, first, max, PageSize::Size4K, PageSize::Size2M)?;
+    if huge > 0 {
+        trade(source, first, max, PageSize::Size2M, PageSize::Size1G)?;
+    }
+    Ok(())
+}
+
+/// One exchange: granted pages of each size, frames taken, shortfall.
+type Reply = ([u64; 3], u64, Shortfall);
+
+fn exchange(
+    source: &mut impl FrameSource,
+    give: &[Extent],
+    want_pages: [u64; 3],
+    policy: Policy,
+    granted: &mut Held,
+) -> Reply {
+    let done = source.exchange(give, want_pages, policy, &mut |extent| granted.add(extent));
+    (done.granted_pages, done.taken_frames, done.shortfall)
+}
+
+/// `pages` pages of one size, as the three numbers of a request.
+const fn pages_of(size: PageSize, pages: u64) -> [u64; 3] {
+    let mut want = [0; 3];
+    want[size as usize] = pages;
+    want
+}
+
+/// Trades the frames from `first` on, `pages` of them small ones, for a large one, and back; and tries
+/// what can't be had, by both policies.
+fn trade(
+    source: &mut impl FrameSource,
+    first: Frame,
+    frames_max: u64,
+    small: PageSize,
+    large: PageSize,
+) -> Result<(), Failure> {
+    let pages = large.frames() / small.frames();
+    let part = |pages: u64| Extent::new(first, pages as u32, small);
+    let (whole, short) = (part(pages), part(pages - 1));
+    let last = Extent::new(short.first().offset(short.frames()), 1, small);
+    let marked = |held: &[Extent]| {
+        let mut frames = held.iter().copied().flat_map(samples);
+        frames.all(|frame| mmu::find_other(frame, frame.get()).is_none())
+    };
+    let mark = |extent: Extent| samples(extent).for_each(|frame| mmu::fill(frame, frame.get()));
+    let one = pages_of(large, 1);
+    mark(short);
+    mark(last);
+
+    // One page too few: nothing happens.
+    let none = &mut Held::new();
+    let reply = exchange(source, &[short], one, Policy::AllOrNothing, none);
+    check(reply == ([0; 3], 0, Shortfall::Exhausted), "a trade that is refused")?;
+    check(none.count == 0 && marked(&[short, last]), "a trade that is refused leaves everything as it was")?;
+    // Or just what the reply says: they are taken, and nothing comes for them.
+    let reply = exchange(source, &[short], one, Policy::Partial, none);
+    check(reply == ([0; 3], short.frames(), Shortfall::Exhausted), "a trade that is done in part")?;
+    check(none.count == 0 && marked(&[last]), "what wasn't given is as it was")?;
+    let back = &mut Held::new();
+    let reply = exchange(source, &[], pages_of(small, pages), Policy::Partial, back);
+    check(reply == (pages_of(small, pages - 1), 0, Shortfall::Exhausted), "as many as there are")?;
+    equal(back.frames(), short.frames(), "frames that came back")?;
+
+    // Enough of them, but not where a large one could be.
+    if frames_max >= 2 * large.frames() {
+        let astride = Extent::new(first.offset(large.frames() / 2), pages as u32, small);
+        mark(astride);
+        let reply = exchange(source, &[astride], one, Policy::AllOrNothing, none);
+        check(reply == ([0; 3], 0, Shortfall::Fragmented), "a trade of frames that lie askew")?;
+        check(none.count == 0 && marked(&[astride]), "it is refused, and leaves everything as it was")?;
+    }
+
+    // All of them: one large page, aligned and zero, for small ones; small ones for it.
+    let got = &mut Held::new();
+    let reply = exchange(source, &[whole], one, Policy::AllOrNothing, got);
+    check(reply == (one, whole.frames(), Shortfall::None), "small pages for a large one")?;
+    check(got.all() == [Extent::new(first, 1, large)], "the large page that came")?;
+    check_new(got, first, frames_max)?;
+    let again = &mut Held::new();
+    let reply = exchange(source, got.all(), pages_of(small, pages), Policy::AllOrNothing, again);
+    check(reply == (pages_of(small, pages), large.frames(), Shortfall::None), "a large page for small ones")?;
+    equal(again.frames(), whole.frames(), "frames of the small pages that came")?;
+    check_new(again, first, frames_max)?;
+    println!(
+        "exchange: {pages} pages of {} KiB for one of {} MiB and back; short of one: nothing, or what the reply says",
+        small.bytes() >> 10,
+        large.bytes() >> 20
+    );
     Ok(())
 }

@@ -16,13 +16,16 @@ mod exit;
 mod faults;
 mod fig7;
 mod flush;
+mod flushes;
 mod list;
 mod mmap;
+mod real_frames;
 mod requests;
 mod tour;
 mod triple_fault;
 mod userpage;
 mod violation;
+mod watch;
 
 use core::fmt;
 use core::panic::Location;
@@ -72,7 +75,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "edits",
-        description: "maps, remaps, swaps and unmaps by its own stores, and checks each through the data",
+        description: "provision 3: maps, remaps, swaps, unmaps by its own stores, seen through the data",
         run: edits::run,
     },
     Workload {
@@ -82,7 +85,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "exchange",
-        description: "[1g] gets frames of several sizes, checks them, gives half back, asks again",
+        description: "[1g] provision 2: frames of all sizes, given and taken in one call, whole or in part",
         run: exchange::run,
     },
     Workload { name: "fail", description: "finds something wrong", run: exit::fail },
@@ -102,6 +105,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: flush::run,
     },
     Workload {
+        name: "flushes",
+        description: "provision 4: one page, a range, all; deferred and batched, and what is owed",
+        run: flushes::run,
+    },
+    Workload {
         name: "list",
         description: "prints the names and descriptions of all workloads",
         run: list::run,
@@ -113,6 +121,11 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
+    Workload {
+        name: "real-frames",
+        description: "[rounds] provision 1: memory is real when the call returns, lazy only where asked",
+        run: real_frames::run,
+    },
     Workload {
         name: "requests",
         description: "[spin|registers|polled|paused|faulting|… [count]] the host asks for frames, whatever it does",
@@ -138,6 +151,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "violation",
         description: "[ungranted|revoked] touches a frame that isn't its own",
         run: violation::run,
+    },
+    Workload {
+        name: "watch",
+        description: "[pages] provision 5: told what is read and written, by the processor's bits and by faults",
+        run: watch::run,
     },
 ];
 
