@@ -126,6 +126,13 @@ pub enum BlockError {
         /// The block.
         gva: Gva,
     },
+    /// The block can't have so many bytes where it is.
+    NoRoom {
+        /// The block.
+        gva: Gva,
+        /// The size asked for.
+        bytes: u64,
+    },
     /// The block is as it was; more memory couldn't be had.
     Alloc(AllocError),
 }

@@ -22,6 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pages().prop_map(|pages| Step::Reserve { pages: 4 * pages }),
         6 => block.clone().prop_map(|block| Step::Free { block }),
         5 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Realloc { block, pages }),
+        2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Resize { block, pages }),
         3 => (block.clone(), 0..2000u64, pages())
             .prop_map(|(block, at, pages)| Step::Commit { block, at, pages }),
         3 => (block, 0..2000u64, pages())

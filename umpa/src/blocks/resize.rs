@@ -24,6 +24,26 @@ impl<M: Machine> Umpa<'_, M> {
         }
     }
 
+    /// Gives the block at `gva` at least `bytes` where it is: [`Self::userpage_realloc`] without the move.
+    ///
+    /// # Errors
+    /// [`BlockError::NoRoom`] where it would have to move, else as for a resize; the block is as it was.
+    pub fn userpage_resize(&mut self, gva: Gva, bytes: u64) -> Result<(), BlockError> {
+        let pages = pages_of(bytes)?;
+        let room = match self.find(gva)? {
+            Block::Direct { first, pages: have } => {
+                let done = self.resize_direct_here(first, have, pages);
+                return if done { Ok(()) } else { Err(BlockError::NoRoom { gva, bytes }) };
+            }
+            Block::Window { slot, .. } => slot.pages(),
+            Block::Cover(cover) => cover.pages,
+        };
+        if pages > room {
+            return Err(BlockError::NoRoom { gva, bytes });
+        }
+        self.userpage_realloc(gva, bytes).map(|_| ())
+    }
+
     /// Backs the pages of `[gva, gva + bytes)` with memory that aren't. The range lies in a window
     /// (made by `userpage_reserve`, say); pages behind its end up to the reservation extend it.
     /// Returns the frames added. A block of rung a and a cover are always backed.
@@ -122,15 +142,22 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
-        let gva = umpa_abi::layout::direct(first.start());
+        if self.resize_direct_here(first, have, pages) {
+            return Ok(umpa_abi::layout::direct(first.start()));
+        }
+        self.move_to_window(first, have, pages)
+    }
+
+    /// False, and nothing was done, when the frames behind the block aren't free.
+    fn resize_direct_here(&mut self, first: Frame, have: u64, pages: u64) -> bool {
         if pages < have {
             self.put_back(Run::new(first.offset(pages), have - pages));
         } else if pages > have && self.frames.get_at(first.offset(have), pages - have).is_none() {
-            return self.move_to_window(first, have, pages);
+            return false;
         }
         self.frames.set_note(first, BLOCK | pages);
         self.stats.resized_in_place += 1;
-        Ok(gva)
+        true
     }
 
     /// Moves a block of one run into a window: its frames are mapped there as well. Nothing is unmapped

@@ -33,6 +33,11 @@ pub(crate) enum Step {
         block: usize,
         pages: u64,
     },
+    /// A realloc that must not move.
+    Resize {
+        block: usize,
+        pages: u64,
+    },
     Commit {
         block: usize,
         at: u64,
@@ -222,7 +227,9 @@ impl<'a> World<'a> {
         let mut step = step.clone();
         let limit = self.setup.frames + self.setup.frames / 8;
         match &mut step {
-            Step::Malloc { pages } | Step::Realloc { pages, .. } if *pages > limit => {
+            Step::Malloc { pages } | Step::Realloc { pages, .. } | Step::Resize { pages, .. }
+                if *pages > limit =>
+            {
                 *pages = 1 + *pages % limit
             }
             Step::Reserve { pages } => *pages = (*pages).min(8 * limit),
@@ -257,7 +264,11 @@ impl<'a> World<'a> {
             }
             Step::Realloc { block, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
-                self.realloc(number, pages)
+                self.realloc(number, pages, true)
+            }
+            Step::Resize { block, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.realloc(number, pages, false)
             }
             Step::Commit { block, at, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
@@ -333,11 +344,16 @@ impl<'a> World<'a> {
         Ok(Some(gva))
     }
 
-    fn realloc(&mut self, number: usize, pages: u64) -> Result<Option<Gva>, Defect> {
+    fn realloc(&mut self, number: usize, pages: u64, may_move: bool) -> Result<Option<Gva>, Defect> {
         let gva = self.blocks[number].gva;
         let have = self.blocks[number].stamps.len() as u64;
         let available = self.available();
-        match self.umpa.userpage_realloc(gva, pages * PAGE_BYTES) {
+        let done = if may_move {
+            self.umpa.userpage_realloc(gva, pages * PAGE_BYTES)
+        } else {
+            self.umpa.userpage_resize(gva, pages * PAGE_BYTES).map(|()| gva)
+        };
+        match done {
             Ok(moved) => {
                 let usable = self.usable(moved)?;
                 expect("usable pages", &usable, |&usable| usable == pages)?;
@@ -360,6 +376,13 @@ impl<'a> World<'a> {
             }
             Err(BlockError::Alloc(error)) => {
                 self.refused(error, pages.saturating_sub(have), available)?;
+                expect("usable pages after a refusal", &self.usable(gva)?, |&usable| usable == have)?;
+                Ok(Some(gva))
+            }
+            Err(BlockError::NoRoom { .. }) if !may_move && pages > have => {
+                let block = &self.blocks[number];
+                let room = block.is_window() && pages <= block.reserved_pages;
+                expect("room in a reservation", &room, |&room| !room)?;
                 expect("usable pages after a refusal", &self.usable(gva)?, |&usable| usable == have)?;
                 Ok(Some(gva))
             }
