@@ -23,7 +23,7 @@ use std::{env, fs, io};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What the image is made of, from the workspace's root.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 13] = [
     "guest/src",
     "guest/guest.ld",
     "guest/Cargo.toml",
@@ -31,6 +31,8 @@ const SOURCES: [&str; 11] = [
     "guest/abi/Cargo.toml",
     "umpa/src",
     "umpa/Cargo.toml",
+    "umpa/heap/src",
+    "umpa/heap/Cargo.toml",
     "benches/work/src",
     "benches/work/Cargo.toml",
     "Cargo.toml",

@@ -1,8 +1,8 @@
 //! The functions that compilers call by themselves: on the host they are libc's.
 //!
 //! String instructions: short, fast on every processor with ERMS, without vector registers.
-//! `rust_eh_personality` is referred to by the precompiled `core` and never called: images are built
-//! with panic=abort.
+//! `rust_eh_personality` and `_Unwind_Resume` are referred to by the precompiled `core` and `alloc` and
+//! never called: images are built with panic=abort.
 
 #![allow(unsafe_code)] // reason: these functions are defined by raw pointers
 
@@ -85,6 +85,12 @@ pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -
 /// Never called.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn rust_eh_personality() {}
+
+/// Never called.
+#[cfg_attr(feature = "image", unsafe(export_name = "_Unwind_Resume"))]
+pub extern "C" fn unwind_resume() -> ! {
+    panic!("nothing unwinds in a guest")
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,11 +17,14 @@
 //! everything still compiles for the host, so that lints and unit tests see it.
 //!
 //! - [`userpage`]: the allocator of a program, in Rust and as C symbols; [`blocks`]: the same for
-//!   measured work; [`rounds`]: measured work in rounds.
+//!   measured work; [`rounds`]: measured work in rounds;
+//! - [`heap`]: a heap behind Rust's collections.
 //!
-//! Dependency law: `umpa`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
+//! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
 
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
 
 #[macro_use]
 pub mod console;
@@ -33,6 +36,7 @@ pub mod call;
 pub mod clock;
 pub mod entry;
 pub mod fault;
+pub mod heap;
 pub mod machine;
 pub mod mmu;
 pub mod panic;

@@ -9,6 +9,7 @@ mod batch;
 mod block;
 mod churn;
 mod conformance;
+mod dlmalloc;
 mod edits;
 mod exception;
 mod exchange;
@@ -72,6 +73,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "conformance",
         description: "[brief] the mmap family's errors of the Linux manual, a line for each case",
         run: conformance::run,
+    },
+    Workload {
+        name: "dlmalloc",
+        description: "[scale] Rust's collections on a heap on umpa: large ones grow without copies",
+        run: dlmalloc::run,
     },
     Workload {
         name: "edits",

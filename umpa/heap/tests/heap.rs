@@ -1,0 +1,480 @@
+//! Heaps on the machine with real memory, compared with a model of their blocks.
+
+#![allow(unsafe_code)] // reason: blocks are used and freed by pointer
+
+mod host;
+
+use std::ptr::NonNull;
+
+use allocator_api2::vec::Vec as HeapVec;
+use host::{Machine, with_umpa};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use umpa::blocks::{Config as PageConfig, Placement, Umpa};
+use umpa_abi::addr::PAGE_BYTES;
+use umpa_heap::heap::PAGES_MIN_BYTES;
+use umpa_heap::{Config, Heap, HeapError};
+
+type TestHeap<'u, 'a> = Heap<'u, 'a, Machine>;
+
+/// A block and the seed of its content.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    at: NonNull<u8>,
+    bytes: usize,
+    align_bytes: usize,
+    seed: u64,
+}
+
+impl Block {
+    /// Bytes at which the content is looked at: all of a small block; of a large one each page's first
+    /// and last, and the block's.
+    fn places(bytes: usize) -> impl Iterator<Item = usize> {
+        let step = if bytes <= 2 * PAGE_BYTES as usize { 1 } else { PAGE_BYTES as usize };
+        let inner = (0..bytes).step_by(step).flat_map(move |at| [at, (at + step - 1).min(bytes - 1)]);
+        inner.chain(bytes.checked_sub(1))
+    }
+
+    fn byte(seed: u64, place: usize) -> u8 {
+        ((seed ^ place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+    }
+
+    fn fill(&self) {
+        for place in Self::places(self.bytes) {
+            // SAFETY: within the block.
+            unsafe { self.at.as_ptr().add(place).write(Self::byte(self.seed, place)) };
+        }
+    }
+
+    /// The first `bytes` bytes are those of a block with `before` bytes that was filled with `seed`.
+    fn verify(&self, bytes: usize, before: usize, seed: u64) {
+        for place in Self::places(before).filter(|&place| place < bytes) {
+            // SAFETY: within the block.
+            let found = unsafe { self.at.as_ptr().add(place).read() };
+            assert_eq!(found, Self::byte(seed, place), "byte {place} of {self:?}");
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc {
+        bytes: usize,
+        align_shift: u32,
+        zeroed: bool,
+    },
+    Free {
+        block: usize,
+    },
+    Realloc {
+        block: usize,
+        bytes: usize,
+    },
+    Resize {
+        block: usize,
+        bytes: usize,
+    },
+    /// A pointer to no block: into one, behind one, or freed before.
+    FreeForeign {
+        block: usize,
+        offset: usize,
+    },
+    Trim,
+}
+
+/// Sizes of all magnitudes, most of them small.
+fn bytes() -> impl Strategy<Value = usize> {
+    prop_oneof![6 => 0..600usize, 3 => 600..40_000usize, 2 => 40_000..600_000usize, 1 => 0..9_000_000usize]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let align = prop_oneof![8 => Just(4u32), 1 => 0..10u32, 1 => 10..23u32];
+    let block = 0..1000usize;
+    prop_oneof![
+        8 => (bytes(), align, prop::bool::weighted(0.1))
+            .prop_map(|(bytes, align_shift, zeroed)| Step::Alloc { bytes, align_shift, zeroed }),
+        6 => block.clone().prop_map(|block| Step::Free { block }),
+        5 => (block.clone(), bytes()).prop_map(|(block, bytes)| Step::Realloc { block, bytes }),
+        3 => (block.clone(), bytes()).prop_map(|(block, bytes)| Step::Resize { block, bytes }),
+        1 => (block, 0..80_000usize).prop_map(|(block, offset)| Step::FreeForeign { block, offset }),
+        1 => Just(Step::Trim),
+    ]
+}
+
+struct World<'h, 'u, 'a> {
+    heap: &'h TestHeap<'u, 'a>,
+    blocks: Vec<Block>,
+    seeds: u64,
+    refused: u64,
+}
+
+impl World<'_, '_, '_> {
+    fn seed(&mut self) -> u64 {
+        self.seeds += 1;
+        self.seeds << 32
+    }
+
+    /// No two blocks share a byte, and each is where it should be.
+    fn check_place(&self, block: &Block) {
+        assert!((block.at.as_ptr() as usize).is_multiple_of(block.align_bytes.max(16)), "{block:?}");
+        let usable = self.heap.usable_bytes(block.at).expect("it is a block");
+        assert!(usable >= block.bytes, "{usable} bytes for {block:?}");
+        let (start, end) = (block.at.as_ptr() as usize, block.at.as_ptr() as usize + usable);
+        for other in self.blocks.iter().filter(|other| other.at != block.at) {
+            let at = other.at.as_ptr() as usize;
+            assert!(end <= at || at + other.bytes <= start, "{block:?} overlaps {other:?}");
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Alloc { bytes, align_shift, zeroed } => {
+                let align_bytes = 1 << align_shift;
+                let seed = self.seed();
+                let made = if zeroed {
+                    self.heap.alloc_zeroed(bytes, align_bytes)
+                } else {
+                    self.heap.alloc(bytes, align_bytes)
+                };
+                match made {
+                    Ok(at) => {
+                        let block = Block { at, bytes, align_bytes, seed };
+                        self.check_place(&block);
+                        for place in Block::places(if zeroed { bytes } else { 0 }) {
+                            // SAFETY: within the block.
+                            let found = unsafe { at.as_ptr().add(place).read() };
+                            assert_eq!(found, 0, "byte {place} of {block:?}");
+                        }
+                        block.fill();
+                        self.blocks.push(block);
+                    }
+                    Err(error) => self.refuse(error),
+                }
+            }
+            Step::Free { block } if !self.blocks.is_empty() => {
+                let block = self.blocks.swap_remove(block % self.blocks.len());
+                block.verify(block.bytes, block.bytes, block.seed);
+                // SAFETY: the block is gone from the model.
+                assert_eq!(unsafe { self.heap.free(block.at) }, Ok(()), "{block:?}");
+                if block.bytes >= PAGES_MIN_BYTES {
+                    // SAFETY: it isn't a block any more.
+                    let again = unsafe { self.heap.free(block.at) };
+                    assert!(matches!(again, Err(HeapError::NotABlock { .. })), "{again:?} for {block:?}");
+                }
+            }
+            Step::Realloc { block, bytes } if !self.blocks.is_empty() => self.resize(block, bytes, true),
+            Step::Resize { block, bytes } if !self.blocks.is_empty() => self.resize(block, bytes, false),
+            Step::FreeForeign { block, offset } if !self.blocks.is_empty() => {
+                let block = self.blocks[block % self.blocks.len()];
+                let at = block.at.as_ptr() as usize + offset;
+                let known = self.blocks.iter().any(|block| block.at.as_ptr() as usize == at);
+                // Within a block content could look like a header; a header's own place can't.
+                if !known && (offset % 16 != 0 || offset < block.bytes && block.bytes >= PAGES_MIN_BYTES) {
+                    let at = NonNull::new(at as *mut u8).expect("not null");
+                    // SAFETY: it isn't a block.
+                    let freed = unsafe { self.heap.free(at) };
+                    assert!(matches!(freed, Err(HeapError::NotABlock { .. })), "{freed:?} in {block:?}");
+                }
+            }
+            Step::Trim => {
+                self.heap.trim().expect("no call is under way");
+            }
+            _ => {}
+        }
+    }
+
+    fn resize(&mut self, number: usize, bytes: usize, may_move: bool) {
+        let number = number % self.blocks.len();
+        let old = self.blocks[number];
+        // SAFETY: the model uses what it gets from here on.
+        let done = unsafe {
+            if may_move {
+                self.heap.realloc(old.at, bytes, old.align_bytes)
+            } else {
+                self.heap.resize(old.at, bytes).map(|()| old.at)
+            }
+        };
+        match done {
+            Ok(at) => {
+                let block = Block { at, bytes, align_bytes: old.align_bytes, seed: self.seed() };
+                self.blocks[number] = block;
+                self.check_place(&block);
+                block.verify(bytes.min(old.bytes), old.bytes, old.seed);
+                block.fill();
+            }
+            Err(error) => {
+                self.refuse(error);
+                assert!(
+                    bytes > old.bytes || bytes >= PAGES_MIN_BYTES / 2,
+                    "{error:?}: {old:?} to {bytes} bytes"
+                );
+                old.verify(old.bytes, old.bytes, old.seed);
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: HeapError) {
+        self.refused += 1;
+        let expected = matches!(error, HeapError::OutOfMemory { .. } | HeapError::NoRoom { .. });
+        assert!(expected, "{error:?}");
+    }
+
+    fn verify_all(&self) {
+        self.blocks.iter().for_each(|block| block.verify(block.bytes, block.bytes, block.seed));
+    }
+}
+
+/// Frees everything; what the page allocator has then must be what it had before.
+fn run(umpa: &mut Umpa<'_, Machine>, config: Config, steps: &[Step]) -> u64 {
+    let heap = Heap::new(umpa, config).expect("a page is free");
+    let mut world = World { heap: &heap, blocks: Vec::new(), seeds: 0, refused: 0 };
+    for (number, step) in steps.iter().enumerate() {
+        world.step(step);
+        if number % 16 == 0 {
+            world.verify_all();
+        }
+    }
+    world.verify_all();
+    let refused = world.refused;
+    for block in world.blocks {
+        // SAFETY: the model is gone.
+        assert_eq!(unsafe { heap.free(block.at) }, Ok(()));
+    }
+    drop(heap);
+    umpa.settle();
+    umpa.check(0);
+    refused
+}
+
+fn page_config() -> impl Strategy<Value = PageConfig> {
+    (any::<bool>(), prop_oneof![Just(0u64), Just(1 << 16)]).prop_map(|(ladder, quarantine_max_frames)| {
+        let placement = if ladder { Placement::Ladder } else { Placement::Remap };
+        PageConfig { placement, quarantine_max_frames, ..PageConfig::default() }
+    })
+}
+
+fn cases() -> ProptestConfig {
+    let seeds = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::with_cases(96) }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Also with few frames, scattered frames, and windows so small that a heap needs several.
+    #[test]
+    fn blocks_keep_their_content(
+        page_config in page_config(),
+        frames in prop_oneof![Just(700u64), Just(2500), Just(16_000)],
+        exists in prop_oneof![Just(u64::MAX), Just(0x7fff_ffff_7fff_ffff)],
+        reserve_bytes in prop_oneof![Just(128u64 << 10), Just(1 << 20), Just(64 << 30)],
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        with_umpa(frames, page_config, |unit| exists >> (unit % 64) & 1 == 1, |umpa| {
+            run(umpa, Config { reserve_bytes }, &steps);
+        });
+    }
+}
+
+fn with_heap<T>(frames: u64, test: impl FnOnce(&TestHeap<'_, '_>) -> T) -> T {
+    with_umpa(
+        frames,
+        PageConfig::default(),
+        |_| true,
+        |umpa| {
+            let done = test(&Heap::new(umpa, Config::default()).expect("a page is free"));
+            umpa.settle();
+            umpa.check(0);
+            done
+        },
+    )
+}
+
+#[test]
+fn collections_live_on_a_heap() {
+    with_heap(8192, |heap| {
+        let mut vec: HeapVec<u64, _> = HeapVec::new_in(heap);
+        vec.extend(0..1_000_000);
+        assert!(vec.iter().copied().eq(0..1_000_000));
+        vec.truncate(10);
+        vec.shrink_to_fit();
+        assert_eq!(vec.iter().sum::<u64>(), 45);
+        let nested: Vec<HeapVec<u8, _>> = (0..500u32)
+            .map(|n| {
+                let mut bytes = HeapVec::new_in(heap);
+                bytes.resize(n as usize, n as u8);
+                bytes
+            })
+            .collect();
+        assert!(nested.iter().enumerate().all(|(n, bytes)| bytes.iter().all(|&b| b == n as u8)));
+    });
+}
+
+/// From `PAGES_MIN_BYTES` on a block is never copied: its frames go along.
+#[test]
+fn large_blocks_grow_by_moved_entries() {
+    with_heap(20_000, |heap| {
+        let mut block = heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
+        // SAFETY: within the block.
+        unsafe { block.cast::<u64>().write(77) };
+        let mut bytes = PAGES_MIN_BYTES;
+        let before = heap.inspect(|umpa| umpa.stats()).expect("free");
+        let mut moves = 0;
+        while bytes < 32 << 20 {
+            // Something behind the block, so that it can't grow there.
+            let other = heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
+            bytes *= 2;
+            let old = block;
+            // SAFETY: the old address isn't used again; within the block; nobody uses the other.
+            unsafe {
+                block = heap.realloc(block, bytes, 16).expect("memory");
+                assert_eq!(block.cast::<u64>().read(), 77);
+                heap.free(other).expect("a block");
+            }
+            moves += u64::from(block != old);
+        }
+        let after = heap.inspect(|umpa| umpa.stats()).expect("free");
+        assert_eq!(after.moved - before.moved, moves);
+        assert!(moves >= 4, "{moves}");
+        // SAFETY: nobody uses it any more.
+        unsafe { heap.free(block).expect("a block") };
+    });
+}
+
+/// A block that lies at a large multiple by chance moves to one when that is asked for.
+#[test]
+fn a_resize_keeps_the_alignment_that_is_asked_for() {
+    with_heap(4096, |heap| {
+        let align_bytes = 2 << 20;
+        // With the page of the heap's state: so that the blocks behind may be aligned.
+        let first = heap.alloc(31 * PAGE_BYTES as usize, 16).expect("memory");
+        let alloc = |_| heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
+        let blocks: Vec<_> = (0..128).map(alloc).collect();
+        let aligned = |block: &NonNull<u8>| (block.as_ptr() as usize).is_multiple_of(align_bytes);
+        let mut moves = 0;
+        let resized = |block| {
+            if aligned(&block) {
+                // SAFETY: the old address isn't used again.
+                let moved = unsafe { heap.realloc(block, 100_000, align_bytes) }.expect("memory");
+                assert!(aligned(&moved), "{moved:?}");
+                moves += usize::from(moved != block);
+                moved
+            } else {
+                block
+            }
+        };
+        let blocks: Vec<_> = blocks.into_iter().map(resized).chain([first]).collect();
+        // SAFETY: nobody uses them any more.
+        blocks.into_iter().for_each(|block| unsafe { heap.free(block).expect("a block") });
+        assert!(moves > 0);
+    });
+}
+
+#[test]
+fn one_segment_grows_in_one_window() {
+    with_heap(20_000, |heap| {
+        let blocks: Vec<_> = (0..20_000).map(|_| heap.alloc(1000, 16).expect("memory")).collect();
+        let windows = heap.inspect(|umpa| umpa.stats().windows).expect("free");
+        assert_eq!(windows, 0, "dlmalloc's window is reserved, and resized in place");
+        let full = heap.segment_bytes().expect("free");
+        assert!((20_000_000..20_000_000 + (8 << 20)).contains(&full), "{full}");
+        // SAFETY: nobody uses them any more.
+        blocks.into_iter().for_each(|block| unsafe { heap.free(block).expect("a block") });
+        let left = heap.segment_bytes().expect("free");
+        assert!(left <= 8 << 20, "{left} bytes stay");
+    });
+}
+
+#[test]
+fn nonsense_is_refused() {
+    with_heap(4096, |heap| {
+        let is_foreign = |freed| matches!(freed, Err(HeapError::NotABlock { .. }));
+        assert_eq!(heap.alloc(1, 3), Err(HeapError::BadAlignment { align_bytes: 3 }));
+        assert_eq!(heap.alloc(1, 0), Err(HeapError::BadAlignment { align_bytes: 0 }));
+        for bytes in [usize::MAX, usize::MAX - 100_000, 1 << 62, 1 << 50] {
+            assert_eq!(heap.alloc(bytes, 16), Err(HeapError::OutOfMemory { bytes }));
+            assert_eq!(heap.alloc(bytes, 8192), Err(HeapError::OutOfMemory { bytes }));
+        }
+        assert_eq!(heap.alloc(1, 1 << 50), Err(HeapError::OutOfMemory { bytes: 1 }));
+        let [small, behind] = [40, 40].map(|bytes| heap.alloc(bytes, 16).expect("memory"));
+        let large = heap.alloc(200_000, 16).expect("memory");
+        let mut local = 0u64;
+        // SAFETY: none of these is a block in use by anyone.
+        unsafe {
+            assert!(is_foreign(heap.free(NonNull::from(&mut local).cast())));
+            assert!(is_foreign(heap.free(NonNull::dangling())));
+            assert!(is_foreign(heap.free(small.add(8))));
+            assert!(is_foreign(heap.free(large.add(4096))));
+            assert!(is_foreign(heap.free(large.add(16))));
+            assert_eq!(heap.free(small), Ok(()));
+            assert!(is_foreign(heap.free(small)));
+            assert_eq!(heap.free(large), Ok(()));
+            assert!(is_foreign(heap.free(large)));
+            assert!(is_foreign(heap.resize(large, 1)));
+            assert!(is_foreign(heap.realloc(large, 1, 16).map(|_| ())));
+            assert!(heap.usable_bytes(large).is_err());
+            assert_eq!(heap.free(behind), Ok(()));
+        }
+    });
+}
+
+#[test]
+fn a_call_within_a_call_is_refused() {
+    with_heap(1024, |heap| {
+        let inner = heap.inspect(|_| heap.alloc(1, 1)).expect("no call is under way");
+        assert_eq!(inner, Err(HeapError::Busy));
+        assert!(heap.alloc(1, 1).is_ok());
+    });
+}
+
+/// Where dlmalloc keeps its heads, and that a chunk with room is resized in place.
+#[test]
+fn chunks_are_as_the_crate_makes_them() {
+    with_heap(4096, |heap| {
+        for bytes in (0..5000).step_by(7) {
+            let [block, next, guard] = [bytes, 3000, 16].map(|bytes| heap.alloc(bytes, 16).expect("memory"));
+            let usable = heap.usable_bytes(block).expect("a block");
+            assert!((bytes.max(24)..=bytes.max(24) + 24).contains(&usable), "{usable} for {bytes}");
+            // SAFETY: they are blocks that nobody uses.
+            unsafe {
+                let room = heap.resize(block, usable + 8);
+                assert!(matches!(room, Err(HeapError::NoRoom { .. })), "{room:?} at {block:?}, {next:?}");
+                heap.free(next).expect("a block");
+                if next.as_ptr() as usize == block.as_ptr() as usize + usable + 8 {
+                    assert_eq!(heap.resize(block, usable + 2500), Ok(()));
+                }
+                heap.free(block).expect("a block");
+                heap.free(guard).expect("a block");
+            }
+        }
+    });
+}
+
+/// The machine's TLB is worth something: without flushes a moved block shows stale pages.
+#[test]
+#[should_panic(expected = "byte")]
+fn a_missing_flush_is_seen() {
+    let config =
+        PageConfig { placement: Placement::Remap, quarantine_max_frames: 0, ..PageConfig::default() };
+    with_umpa(
+        4000,
+        config,
+        |_| true,
+        |umpa| {
+            umpa.machine_mut().ignore_flushes = true;
+            let heap = Heap::new(umpa, Config::default()).expect("a page");
+            let mut world = World { heap: &heap, blocks: Vec::new(), seeds: 0, refused: 0 };
+            for round in 0..40 {
+                world.step(&Step::Alloc {
+                    bytes: 100_000 + 5000 * (round % 7),
+                    align_shift: 4,
+                    zeroed: false,
+                });
+                world.step(&Step::Realloc { block: round, bytes: 90_000 * (1 + round % 5) });
+                world.step(&Step::Free { block: round });
+                world.step(&Step::Alloc { bytes: 100_000, align_shift: 4, zeroed: false });
+                world.verify_all();
+            }
+        },
+    );
+}

@@ -1,0 +1,25 @@
+//! Heaps in guests: each workload checks what it says.
+//!
+//! Tests whose names begin with `core_` also run under emulated EPT, where everything is slow.
+
+mod program;
+
+use program::{PATIENCE, run};
+
+fn workload(name: &str, ring: &str, args: &[&str]) -> program::Ended {
+    run(&[&["--workload", name, "--ring", ring, "--timeout", PATIENCE, "--"], args].concat())
+}
+
+const COLLECTIONS: [&str; 2] = ["a map of strings", "every element as it was stored"];
+
+#[test]
+fn core_collections_live_on_a_heap_in_both_rings() {
+    workload("dlmalloc", "3", &["1000"]).expect(0, &COLLECTIONS);
+    // Interpreted in mode shadow.
+    workload("dlmalloc", "0", &["40"]).expect(0, &COLLECTIONS);
+}
+
+#[test]
+fn collections_live_on_a_heap_at_length() {
+    workload("dlmalloc", "3", &["40000"]).expect(0, &COLLECTIONS);
+}
