@@ -13,6 +13,7 @@
 //!
 //! Dependency law: abi <- work <- benches <- vmm. This crate knows nothing of KVM.
 
+pub mod belady;
 pub mod driver;
 pub mod linux;
 pub mod plan;

@@ -3,7 +3,7 @@
 //! Three traits: entries of page tables ([`TableMemory`]), the translation caches ([`Tlb`]) and the
 //! hypervisor ([`FrameSource`]). `guest` implements them with stores, INVLPG or CR3 and a hypercall;
 //! the tests with a simulated MMU. Two more are for some only: [`Contents`] for memory that must read
-//! as zero, [`BlockDevice`] for a page file.
+//! as zero, [`BlockDevice`] and [`Checksum`] for a page file.
 
 use umpa_abi::addr::{Frame, Page};
 use umpa_abi::exchange::{Extent, Policy, Shortfall};
@@ -81,6 +81,13 @@ pub trait Contents {
     fn zero(&mut self, first: Frame, frames: u64);
     /// Copies `frames` frames from `from` on to those from `to` on. They don't overlap.
     fn copy(&mut self, from: Frame, to: Frame, frames: u64);
+}
+
+/// Tells whether a frame holds what it held before: for content that comes back from a page file.
+pub trait Checksum {
+    /// A sum of 64 bits over the frame's content: another one (almost surely) when any word, or the
+    /// order of the words, is another. The same for as long as the guest runs.
+    fn checksum(&self, frame: Frame) -> u64;
 }
 
 /// What a [`BlockDevice`] is asked to do.
@@ -175,6 +182,12 @@ impl<T: Contents> Contents for &mut T {
     }
     fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
         (**self).copy(from, to, frames);
+    }
+}
+
+impl<T: Checksum> Checksum for &mut T {
+    fn checksum(&self, frame: Frame) -> u64 {
+        (**self).checksum(frame)
     }
 }
 

@@ -29,6 +29,7 @@
 //! | [`release`] | what may be discarded when the host asks for frames | see there |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
 //! | [`batch`] | nothing: a queue of operations on mappings | one flush for any number |
+//! | [`pagefile`] | regions larger than their frames, the rest in a file | constant, 32 bytes a page, 8 a slot |
 //!
 //! Vital statistics: 8 bytes of bookkeeping for each frame (0.195 %), no header in a block, no byte of
 //! a free frame read or written. Tables are made only for windows; what the direct map shows has them.
@@ -80,6 +81,7 @@ pub mod flush;
 pub mod frames;
 pub mod hardware;
 pub mod mmap;
+pub mod pagefile;
 pub mod release;
 pub mod runs;
 pub mod space;

@@ -16,6 +16,7 @@
 //! congruent, one for each 512 pages when whole tables move. Absent ranges cost nothing below the
 //! highest absent entry.
 
+mod accessed;
 mod arena;
 mod edit;
 mod exchange;

@@ -28,6 +28,7 @@
 pub mod bins;
 pub mod conformance;
 pub mod fig7;
+pub mod paging;
 pub mod params;
 pub mod raw;
 pub mod sizes;

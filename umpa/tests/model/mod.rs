@@ -6,4 +6,5 @@ pub(crate) mod blocks;
 pub(crate) mod edits;
 pub(crate) mod mappings;
 pub(crate) mod mmap;
+pub(crate) mod pagefile;
 pub(crate) mod watch;

@@ -3,6 +3,8 @@
 //! Exchanges follow `umpa_abi::exchange`: everything is checked, then taken back, then granted; a
 //! refused exchange changes nothing; what is granted is zero.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use umpa::hardware::Exchanged;
 use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{EXTENTS_MAX, Extent, Policy, Shortfall};
@@ -14,10 +16,13 @@ enum Owner {
     Guest,
 }
 
+/// One number for each frame: what is in it. Shared with devices.
+pub(crate) type Stamps = Rc<[Cell<u64>]>;
+
 /// See the [module](self).
 pub(crate) struct Ledger {
     owners: Vec<Owner>,
-    stamps: Vec<u64>,
+    stamps: Stamps,
     /// Where the search for frames of 4 KiB begins.
     next: usize,
     /// Extents that a reply holds.
@@ -30,13 +35,13 @@ impl Ledger {
         let owner = |unit| if exists(unit) { Owner::Host } else { Owner::Nobody };
         Self {
             owners: (0..frames).map(owner).collect(),
-            stamps: vec![0; frames as usize],
+            stamps: (0..frames).map(|_| Cell::new(0)).collect(),
             next: 0,
             extents_max: EXTENTS_MAX,
         }
     }
 
-    fn unit(frame: Frame) -> Option<usize> {
+    pub(super) fn unit(frame: Frame) -> Option<usize> {
         frame.get().checked_sub(super::FRAMES.get()).map(|unit| unit as usize)
     }
 
@@ -61,12 +66,17 @@ impl Ledger {
 
     /// What is in a granted frame.
     pub(crate) fn stamp(&self, frame: Frame) -> u64 {
-        self.stamps[Self::unit(frame).expect("a granted frame")]
+        self.stamps[Self::unit(frame).expect("a granted frame")].get()
     }
 
     /// Writes into it.
     pub(crate) fn set_stamp(&mut self, frame: Frame, stamp: u64) {
-        self.stamps[Self::unit(frame).expect("a granted frame")] = stamp;
+        self.stamps[Self::unit(frame).expect("a granted frame")].set(stamp);
+    }
+
+    /// What is in the frames, for a device.
+    pub(crate) fn stamps(&self) -> Stamps {
+        Rc::clone(&self.stamps)
     }
 
     /// The exchange of `umpa_abi::exchange`.
@@ -102,7 +112,7 @@ impl Ledger {
             return refused(shortfall, 0);
         }
         for extent in extents {
-            self.stamps[Self::units(extent)].fill(0);
+            self.stamps[Self::units(extent)].iter().for_each(|stamp| stamp.set(0));
             granted(extent);
         }
         Exchanged { granted_pages, taken_frames, shortfall, bad_extent: 0 }

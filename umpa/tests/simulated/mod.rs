@@ -16,6 +16,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod disk;
 mod ledger;
 mod tlb;
 mod walk;
@@ -24,7 +25,7 @@ pub(crate) use ledger::Ledger;
 pub(crate) use tlb::Tlb;
 pub(crate) use walk::Mapped;
 
-use umpa::hardware::{Contents, Exchanged, FrameSource, TableMemory};
+use umpa::hardware::{Checksum, Contents, Exchanged, FrameSource, TableMemory};
 use umpa_abi::addr::{Frame, Gpa, Gva, Page};
 use umpa_abi::exchange::{Extent, Policy};
 use umpa_abi::layout::{DIRECT_GVA, FRAMES_GPA};
@@ -258,6 +259,12 @@ impl Contents for Machine {
             let stamp = self.ledger.stamp(from.offset(at));
             self.ledger.set_stamp(to.offset(at), stamp);
         }
+    }
+}
+
+impl Checksum for Machine {
+    fn checksum(&self, frame: Frame) -> u64 {
+        !self.ledger.stamp(frame).rotate_left(17)
     }
 }
 
