@@ -13,12 +13,14 @@
 
 #![allow(unsafe_code)] // reason: hands out bookkeeping memory once; C symbols; a current allocator
 
+use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
 
 use umpa::blocks::{Config, Umpa};
 use umpa::frames::FrameStore;
+use umpa::release::Discardable;
 use umpa::tables::{PageTables, TableArena};
 use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
 use umpa_abi::boot::{BootInfo, feature};
@@ -30,14 +32,28 @@ pub type Allocator<'m> = Umpa<'static, &'m mut Machine>;
 
 static HANDED_OUT: AtomicBool = AtomicBool::new(false);
 
-/// An allocator without frames, with the bookkeeping memory that the VMM handed to the guest.
+/// Ranges that a program can register as discardable.
+pub const DISCARDABLES: usize = 64;
+
+struct Discardables(UnsafeCell<[Discardable; DISCARDABLES]>);
+
+// SAFETY: only one allocator has it, as `parts` returns once.
+unsafe impl Sync for Discardables {}
+
+static RANGES: Discardables = Discardables(UnsafeCell::new([Discardable::EMPTY; DISCARDABLES]));
+
+/// An allocator without frames, with the bookkeeping memory that the VMM handed to the guest, and room
+/// for [`DISCARDABLES`] discardable ranges.
 ///
 /// # Panics
 /// As [`parts`].
 #[must_use]
 pub fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) -> Allocator<'m> {
     let (frames, tables) = parts(boot);
-    Umpa::new(machine, frames, tables, config)
+    let mut umpa = Umpa::new(machine, frames, tables, config);
+    // SAFETY: `parts` returns once, so there is no other reference to it.
+    umpa.keep_discardables(unsafe { &mut *RANGES.0.get() });
+    umpa
 }
 
 /// What an allocator consists of, for programs that edit their tables by themselves: a store without

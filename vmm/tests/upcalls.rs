@@ -2,10 +2,13 @@
 //!
 //! Tests whose names begin with `core_` also run under emulated EPT, where everything is slow.
 
+mod program;
+
 use std::io;
 use std::thread;
 use std::time::Duration;
 
+use program::PATIENCE as PATIENCE_TEXT;
 use umpa_abi::call::ExitCode;
 use umpa_abi::upcall::Severity;
 use vmm::host::Host;
@@ -274,4 +277,66 @@ fn core_a_scope_in_a_handler_is_a_panic() {
         vm.asker().ask(ask(1)).unwrap();
         assert_eq!(vm.run().unwrap(), Event::Exited(ExitCode::Panicked));
     }
+}
+
+/// The program of the workload `release` at its pause: 64 MiB, of which 12 * 96 frames are in live blocks,
+/// 1,024 in a freed window, 8 * 256 in caches, the rest free.
+#[test]
+fn each_severity_takes_what_it_may_from_a_program() {
+    const ALL: u64 = 64 << 8;
+    const LIVE: u64 = 12 * 96;
+    const FREED: u64 = 1024;
+    const CACHES: u64 = 8 * 256;
+    for ring in RINGS {
+        for (severity, all) in [
+            (Severity::Advise, ALL - LIVE - FREED - CACHES),
+            (Severity::Need, ALL - LIVE - CACHES),
+            (Severity::Demand, ALL - LIVE),
+        ] {
+            let mut vm = started(config(ring, &["release", "2", "600000"]));
+            let asker = vm.asker();
+            let ids = [100, 1 << 40].map(|frames| asker.ask(Ask::new(severity, frames)).unwrap());
+            ends_well(&mut vm);
+            let outcomes = ids.map(|id| asker.outcome(id).unwrap());
+            answered(&outcomes[0], 100);
+            answered(&outcomes[1], all - 100);
+            assert_eq!(vm.granted_frames(), ALL - all);
+        }
+    }
+}
+
+fn release(args: &[&str]) -> program::Ended {
+    let fixed = ["--workload", "release", "--timeout", PATIENCE_TEXT];
+    program::run(&[&fixed, args].concat())
+}
+
+#[test]
+fn core_a_program_gives_frames_back_while_it_works() {
+    for ring in ["3", "0"] {
+        let asks = ["--ask-release", "demand:4M@20ms", "--ask-release", "demand:60M@40ms"];
+        let ended = release(&[&["--ring", ring], &asks[..], &["--", "2", "600000"]].concat());
+        ended.expect(
+            0,
+            &["every word as it should be", "request 1: demand 4096 KiB: 4096 KiB came back; answered"],
+        );
+        ended.expect(0, &["request 2: demand 61440 KiB: 56832 KiB came back; answered"]);
+        ended.expect(0, &["demand          1024      1024       1024         0          0"]);
+        ended.expect(0, &["demand         15360     14208      11136      1024       2048"]);
+    }
+}
+
+#[test]
+fn a_program_fills_what_was_discarded_when_the_host_is_quiet() {
+    let ended = release(&["--ask-release", "demand:1G@50ms", "--", "0", "1500"]);
+    ended.expect(0, &["every word as it should be; 8 caches filled again"]);
+    release(&["--", "0", "10"]).expect(0, &["nobody has asked"]);
+}
+
+#[test]
+fn an_unanswered_demand_on_the_command_line_has_exit_code_2() {
+    let ask = ["--ask-release", "demand:8M@20ms/100ms", "--workload", "spin", "--timeout", PATIENCE_TEXT];
+    let ended = program::run(&ask);
+    ended.expect(2, &["hasn't answered request 1, a demand of 2048 frames (8 MiB), within 100ms: 0 frames"]);
+    ended.expect(2, &["0 KiB came back; unanswered when its time was up"]);
+    program::run(&["--ask-release", "want:8M"]).expect(2, &["SEVERITY:SIZE[@AFTER][/DEADLINE]"]);
 }

@@ -21,6 +21,7 @@ mod flushes;
 mod list;
 mod mmap;
 mod real_frames;
+mod release;
 mod requests;
 mod tour;
 mod triple_fault;
@@ -131,6 +132,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "real-frames",
         description: "[rounds] provision 1: memory is real when the call returns, lazy only where asked",
         run: real_frames::run,
+    },
+    Workload {
+        name: "release",
+        description: "[requests [ms]] works on its memory and gives frames back when the host asks (--ask-release)",
+        run: release::run,
     },
     Workload {
         name: "requests",

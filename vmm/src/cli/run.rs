@@ -17,6 +17,7 @@ use vmm::stats::{BlockCounts, Counters};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, MEMORY_DEFAULT_BYTES, Vm, VmConfig, VmError};
 
+use super::ask;
 use super::units::{duration, page_file, size_bytes};
 
 /// Run a workload of the built-in guest, or of another image.
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// Reserve all room of the page file at the start.
     #[arg(long, requires = "page_file")]
     page_file_reserve: bool,
+    /// Ask the guest for frames while it runs, AFTER its start (advise:4M, need:64M@50ms, demand:1G@1s/200ms);
+    /// a demand that isn't answered within its DEADLINE ends it. May be given several times.
+    #[arg(long, value_name = "SEVERITY:SIZE[@AFTER][/DEADLINE]", value_parser = ask::request)]
+    ask_release: Vec<ask::Request>,
     /// Stop the guest after this time (10s, 500ms, 2m).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
@@ -98,7 +103,9 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         config.page_file = Some(PageFileConfig { direct, reserve, ..page_file }.open()?);
     }
     let mut vm = Vm::new(&host, config)?;
-    let ended = run_to_the_end(&mut vm);
+    let asker = vm.asker();
+    let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
+    super::print(&ask::report(&asker.outcomes(), timing::timing_is_real()))?;
     super::print(&vm.records().iter().map(line).collect::<String>())?;
     if args.stats {
         show_counters(&vm.counters());
