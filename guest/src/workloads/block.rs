@@ -1,9 +1,10 @@
-//! `block [check|count|give]`: the block device keeps what it is given.
+//! `block [check|count|give|time]`: the block device keeps what it is given.
 //!
 //! - `check`: every slot is written in batches, in one random order, and read back in another; every byte
 //!   is compared. Requests that make no sense are refused by themselves.
 //! - `count`: the same, for storages that fail: what failed and what came back different is counted and
 //!   reported, not taken for an error.
+//! - `time`: what a page costs, by how many requests there are to a kick.
 //! - `give`: a frame that the device works with can't be given back.
 
 use fastrand::Rng;
@@ -16,7 +17,7 @@ use umpa_abi::record::{Counter, Record, name};
 use super::{Context, Failure, check, equal};
 use crate::block::{Disk, REQUESTS_MAX};
 use crate::call::Hypervisor;
-use crate::{call, mmu};
+use crate::{call, clock, mmu};
 
 /// Frames that requests go round in.
 const FRAMES: usize = 64;
@@ -96,11 +97,20 @@ impl<'a> Work<'a> {
         Ok(Self { disk, frames, free, free_count: FRAMES, slot_of, submitted: 0, counts })
     }
 
+    fn put_frame(&mut self, index: usize) {
+        self.free[self.free_count] = index;
+        self.free_count += 1;
+    }
+
+    fn get_frame(&mut self) -> Option<usize> {
+        self.free_count = self.free_count.checked_sub(1)?;
+        Some(self.free[self.free_count])
+    }
+
     /// Notes a completion; returns frame and slot of a read that went well.
     fn note(&mut self, completion: BlockCompletion, op: BlockOp) -> Option<(Frame, u64)> {
         let index = completion.tag as usize;
-        self.free[self.free_count] = index;
-        self.free_count += 1;
+        self.put_frame(index);
         match completion.result {
             Ok(()) => {
                 self.counts.done += 1;
@@ -133,11 +143,12 @@ impl<'a> Work<'a> {
     /// Reads or writes all slots in the given order, and waits for the last.
     fn pass(&mut self, op: BlockOp, slots: impl Iterator<Item = u64>) -> Result<(), Failure> {
         for slot in slots {
-            while self.free_count == 0 {
-                check(self.take(op), "requests are missing")?;
-            }
-            self.free_count -= 1;
-            let index = self.free[self.free_count];
+            let index = loop {
+                match self.get_frame() {
+                    Some(index) => break index,
+                    None => check(self.take(op), "requests are missing")?,
+                }
+            };
             let frame = self.frames[index];
             self.slot_of[index] = slot;
             match op {
@@ -155,6 +166,42 @@ impl<'a> Work<'a> {
         equal(self.free_count as u64, FRAMES as u64, "frames that came back")?;
         equal(self.disk.in_flight() as u64, 0, "requests in flight")
     }
+}
+
+/// Transfers of every slot, a batch at a time: a kick, then waits until all of it is there.
+fn time(disk: &mut Disk, hypervisor: &mut Hypervisor, is_real: bool) -> Result<(), Failure> {
+    let slots = disk.slots();
+    let mut rng = Rng::with_seed(slots);
+    let mut work = Work::new(disk, hypervisor)?;
+    println!("block: {slots} slots, in order or at random, batches of 1 to {FRAMES}");
+    for (op, what) in [(BlockOp::Write, "write"), (BlockOp::Read, "read")] {
+        for batch in [1, 4, 16, FRAMES] {
+            let mut cycles = [0; 2];
+            for (is_random, cycles) in [false, true].into_iter().zip(&mut cycles) {
+                let mut shuffled = order(slots, &mut rng);
+                let start = clock::cycles();
+                for first in (0..slots).step_by(batch) {
+                    for slot in first..slots.min(first + batch as u64) {
+                        let slot = if is_random { shuffled.next().unwrap_or(slot) } else { slot };
+                        let index = work.get_frame().ok_or(Failure::new("a frame is missing"))?;
+                        let request = BlockRequest { op, slot, frame: work.frames[index], tag: index as u64 };
+                        check(work.disk.submit(request).is_ok(), "the queue is full")?;
+                    }
+                    while let Some(completion) = work.disk.wait() {
+                        check(completion.result.is_ok(), "a request failed")?;
+                        work.put_frame(completion.tag as usize);
+                    }
+                }
+                *cycles = (clock::cycles() - start) / slots;
+            }
+            let [in_order, at_random] = cycles;
+            match is_real {
+                true => println!("  {what:5} {batch:3} at a time: {in_order:7} {at_random:7} cycles a page"),
+                false => println!("  {what:5} {batch:3} at a time: done; no times under an emulator"),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// One request by itself.
@@ -177,6 +224,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let hypervisor = &mut context.machine.hypervisor;
     if mode == "give" {
         return give(disk, hypervisor);
+    }
+    if mode == "time" {
+        return time(disk, hypervisor, context.boot.timing_is_real());
     }
     let mut rng = Rng::with_seed(slots);
     let mut work = Work::new(disk, hypervisor)?;

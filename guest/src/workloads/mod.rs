@@ -62,7 +62,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "block",
-        description: "[check|count|give] writes and reads all slots of the page file, every byte checked",
+        description: "[check|count|give|time] writes and reads all slots of the page file, every byte checked",
         run: block::run,
     },
     Workload {

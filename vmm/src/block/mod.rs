@@ -81,9 +81,10 @@ impl Device {
 
     /// Does what the guest wrote to the port: looks at the queue, and waits a while if asked to.
     pub fn serve(&self, command: u32, ledger: &mut Ledger) {
-        self.shared.kick(ledger);
-        if command & WAIT != 0 {
-            self.shared.wait(command as u16, WAIT_MAX);
+        if command & WAIT == 0 {
+            self.shared.kick(ledger);
+        } else {
+            self.shared.kick_and_wait(ledger, command as u16, WAIT_MAX);
         }
     }
 

@@ -34,6 +34,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Content of the slice is unknown.
     fn read(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize>;
 
+    /// As [`read`](Self::read), if that is done without waiting for a disk, else
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock). A guest that waits is answered by its own thread then,
+    /// without a way through another.
+    ///
+    /// # Errors
+    /// Any: it is tried again by `read`.
+    fn read_now(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize> {
+        let _ = (offset, into);
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// Writes the slice, or the first part of it; says how many bytes.
     ///
     /// # Errors
@@ -241,6 +252,13 @@ impl Storage for FileStorage {
         // SAFETY: the slice is `len` bytes of mapped guest memory, to which no reference exists; the kernel
         // writes there what the guest has asked for.
         transferred(unsafe { libc::pread(fd, into.ptr_guard_mut().as_ptr().cast(), into.len(), position) })
+    }
+
+    fn read_now(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize> {
+        let (fd, position) = (self.file.as_raw_fd(), position(offset)?);
+        let part = libc::iovec { iov_base: into.ptr_guard_mut().as_ptr().cast(), iov_len: into.len() };
+        // SAFETY: as in `read`; the one iovec lives until the call returns.
+        transferred(unsafe { libc::preadv2(fd, &raw const part, 1, position, libc::RWF_NOWAIT) })
     }
 
     fn write(&self, offset: u64, from: &Slice<'_>) -> io::Result<usize> {
