@@ -14,6 +14,10 @@
 //! then the guest can't give it back ([`Shortfall::NotYours`](umpa_abi::exchange::Shortfall::NotYours)), so
 //! no worker ever touches memory that isn't the guest's.
 //!
+//! A kick leaves the guest, because requests are checked in the ledger, which is the vCPU's thread's. An
+//! ioeventfd would cost 52,000 cycles instead of 157,000 (mode `shadow`, least of 2,000): with 32 requests to
+//! a kick 3,300 a page.
+//!
 //! A guest can make the host keep [`QUEUE_SIZE`](umpa_abi::block::QUEUE_SIZE) requests. Dropping a
 //! [`Device`] waits for those that are under way and forgets the others.
 
