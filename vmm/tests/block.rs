@@ -79,7 +79,7 @@ fn senseless_page_files_are_refused_by_name() {
         (format!("{path}/none:1000"), "takes whole pages"),
         (format!("{path}/none:0"), "takes whole pages"),
         (format!("{path}/none/none:1M"), "can't open the page file"),
-        (format!("{path}/none:8388607T"), "bytes large"),
+        (format!("{path}/none:8388608T"), "takes whole pages"),
     ] {
         block("3", &file, &[]).expect(2, &[why]);
     }
