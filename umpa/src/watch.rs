@@ -31,16 +31,16 @@
 //!
 //! To the memory: it is in ignored bits of the leaf (watch/leaf.rs), so there is no limit and no table of
 //! watches. It moves with the leaf (realloc, mremap, swap) and ends with it (free, munmap, release, a
-//! mapping in its place). `mprotect` and `mswap` give a watched leaf its rights and leave it armed. A window that
-//! is freed while watched isn't kept mapped. Content is seen through other addresses too: the direct
-//! map's accesses are nobody's to watch. `madvise(Collapse)` refuses a watched range.
+//! mapping in its place). `mprotect` and `mswap` give a watched leaf its rights and leave it armed. A
+//! window that is freed while watched isn't kept mapped. Content is seen through other addresses too: the
+//! direct map's accesses are nobody's to watch. `madvise(Collapse)` refuses a watched range.
 //!
 //! Blocks of rung a and covers are shown by leaves that they share: a watch is refused, and
 //! [`Umpa::userpage_unshare`] moves such a block to leaves of its own. Page tables can't be watched.
 //!
 //! A leaf has one watch; arming it for another kind replaces it. Large leaves are cut at a range's ends.
-//! Between them [`Grain`] says whether they stay, and are let through as a whole, or are split. A watch
-//! of bits and another reader of A and D (a page file's clock) don't go together on one leaf.
+//! Between them [`Grain`] says whether they stay, and are let through as a whole, or are split. A and D
+//! of a page file's region are its own: pages there can't be watched ([`WatchError::NotMapped`]).
 //!
 //! # Limits
 //!
