@@ -1,6 +1,7 @@
 //! What guests are measured beside, and how results are kept, compared and shown.
 //!
 //! - [`linux`]: the kernel's page allocator as three native baselines.
+//! - [`giveback`]: giving memory back natively.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
@@ -15,6 +16,7 @@
 
 pub mod belady;
 pub mod driver;
+pub mod giveback;
 pub mod linux;
 pub mod plan;
 pub mod record;

@@ -340,3 +340,23 @@ fn an_unanswered_demand_on_the_command_line_has_exit_code_2() {
     ended.expect(2, &["0 KiB came back; unanswered when its time was up"]);
     program::run(&["--ask-release", "want:8M"]).expect(2, &["SEVERITY:SIZE[@AFTER][/DEADLINE]"]);
 }
+
+#[test]
+fn the_benchmark_has_a_row_for_every_place_and_amount() {
+    let args = ["bench", "release", "--quick", "--rounds", "1", "--json", "-"];
+    let ended: program::Ended = program::vmm().args(args).output().expect("vmm can be started").into();
+    ended.expect(0, &["umpa-poll", "lookaside", "retained", "discardable", "64 MiB"]);
+    let record: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(record["bench"], "release");
+    for (series, name) in record["series"].as_array().unwrap().iter().zip(["umpa", "umpa-poll"]) {
+        assert_eq!(series["name"], name);
+        let points = series["points"].as_array().unwrap();
+        let rows: Vec<_> =
+            points.iter().map(|row| (row["work"].as_str(), row["bin_bytes"].as_u64())).collect();
+        let sizes = [2_u64 << 20, 64 << 20];
+        let works = ["lookaside", "retained", "discardable"];
+        let wanted = works.into_iter().flat_map(|work| sizes.map(|size| (Some(work), Some(size))));
+        assert_eq!(rows, wanted.collect::<Vec<_>>());
+        assert!(points.iter().all(|row| row["ops"] == 1 && row["n"] == 1), "{series}");
+    }
+}

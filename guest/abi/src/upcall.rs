@@ -138,6 +138,74 @@ impl Answer {
     }
 }
 
+/// Where frames are that a guest gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Free.
+    Lookaside,
+    /// In freed memory that is still mapped.
+    Retained,
+    /// In memory whose content may be lost.
+    Discardable,
+}
+
+impl Source {
+    /// All of them, the cheapest first.
+    pub const ALL: [Self; 3] = [Self::Lookaside, Self::Retained, Self::Discardable];
+
+    /// The name: `lookaside`, `retained` or `discardable`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lookaside => "lookaside",
+            Self::Retained => "retained",
+            Self::Discardable => "discardable",
+        }
+    }
+
+    /// The mildest severity that takes frames from there.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Lookaside => Severity::Advise,
+            Self::Retained => Severity::Need,
+            Self::Discardable => Severity::Demand,
+        }
+    }
+}
+
+/// What a driver answers the workload `release-times` at its pause: one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// How many frames to have.
+    pub frames: u64,
+    /// Where.
+    pub source: Source,
+    /// Look for the request, rather than be interrupted by it.
+    pub polls: bool,
+}
+
+impl Turn {
+    const SOURCE_SHIFT: u32 = 40;
+    const POLLS: u64 = 1 << 48;
+
+    /// As the answer to a pause. Never 0, which ends the workload.
+    #[must_use]
+    pub const fn answer(self) -> u64 {
+        let polls = if self.polls { Self::POLLS } else { 0 };
+        self.frames | (self.source.severity() as u64) << Self::SOURCE_SHIFT | polls
+    }
+
+    /// What the answer says; `None` for one that says nothing.
+    #[must_use]
+    pub fn from_answer(answer: u64) -> Option<Self> {
+        let frames = answer & ((1 << Self::SOURCE_SHIFT) - 1);
+        let polls = answer & Self::POLLS != 0;
+        let turn = |source| Self { frames, source, polls };
+        Source::ALL.into_iter().map(turn).find(|turn| turn.frames > 0 && turn.answer() == answer)
+    }
+}
+
 /// Writes a record whose sequence number was `sequence`, by `store(word, value)`; returns the new one.
 pub fn write(request: &Request, sequence: u64, mut store: impl FnMut(usize, u64)) -> u64 {
     let mut bytes = [0; Request::SIZE_BYTES];
@@ -245,6 +313,19 @@ mod tests {
             assert_eq!(severity.offset_bytes(), 64 * index);
         }
         assert_eq!(Severity::try_from(0), Err(DecodeError::Value { field: "severity", found: 0 }));
+    }
+
+    #[test]
+    fn a_turn_survives_as_a_word() {
+        for source in Source::ALL {
+            for polls in [false, true] {
+                let turn = Turn { frames: 1 << 28, source, polls };
+                assert_eq!(Turn::from_answer(turn.answer()), Some(turn));
+            }
+        }
+        for answer in [0, 1, 5, 1 << 40, u64::MAX, 1 << 42 | 1] {
+            assert_eq!(Turn::from_answer(answer), None);
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod list;
 mod mmap;
 mod real_frames;
 mod release;
+mod release_times;
 mod requests;
 mod tour;
 mod triple_fault;
@@ -137,6 +138,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "release",
         description: "[requests [ms]] works on its memory and gives frames back when the host asks (--ask-release)",
         run: release::run,
+    },
+    Workload {
+        name: "release-times",
+        description: "gives frames back as often as its driver asks, for `vmm bench release`",
+        run: release_times::run,
     },
     Workload {
         name: "requests",

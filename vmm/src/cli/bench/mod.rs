@@ -3,6 +3,7 @@
 mod fig7;
 mod output;
 mod paused;
+mod release;
 #[allow(dead_code, reason = "its first users are under way")]
 mod rounds;
 
@@ -33,6 +34,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Bench {
     Fig7(fig7::Args),
+    Release(release::Args),
 }
 
 /// Memory that is left to everything else on the machine.
@@ -42,6 +44,7 @@ const SPARE_BYTES: u64 = 256 << 20;
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
     match &args.bench {
+        Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
     }
 }
