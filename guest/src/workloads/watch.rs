@@ -14,6 +14,7 @@
 
 use umpa::blocks::Config;
 use umpa::hardware::Tlb;
+use umpa::mmap::{MapFlags, Prot};
 use umpa::watch::{self, Access, Event, Grain, Kind, Range, Seen, WatchError};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_abi::layout::direct;
@@ -25,8 +26,10 @@ use crate::userpage::Allocator;
 use crate::{call, clock, mmu};
 
 const PAGES_MAX: usize = 512;
-/// Pages of a leaf table at least, so that all of it is small leaves.
+/// Some hundreds in one batch.
 const DEFAULT_PAGES: u64 = 300;
+/// Pages of a mapping.
+const MAPPED_PAGES: u64 = 16;
 
 /// The handler, and the allocator that it asks.
 struct Watcher<'a, 'm> {
@@ -103,6 +106,7 @@ type Lent<'h, 'a, 'm> = Scope<'h, Watcher<'a, 'm>>;
 /// Where pages are read and written.
 #[derive(Clone, Copy)]
 struct Block {
+    what: &'static str,
     gva: Gva,
     pages: u64,
 }
@@ -246,7 +250,7 @@ fn writes(lent: &mut Lent<'_, '_, '_>, block: Block) -> Result<u64, Failure> {
             equal(armed, block.pages, "pages armed again")?;
         }
     }
-    println!("  writes      {told:>4} told, each with its address; armed twice");
+    println!("  writes      {told:>4} told of a {}, each with its address; armed twice", block.what);
     disarm(lent, block, block.pages)?;
     Ok(cycles / (told as u64).max(1))
 }
@@ -268,7 +272,7 @@ fn accesses(lent: &mut Lent<'_, '_, '_>, block: Block) -> Result<(), Failure> {
             silent(lent, told)?;
         }
     }
-    println!("  accesses    {told:>4} told, reads and writes");
+    println!("  accesses    {told:>4} told of a {}, reads and writes", block.what);
     disarm(lent, block, block.pages)
 }
 
@@ -342,7 +346,15 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let mut umpa = context.allocator(Config::default());
     let reserved = umpa.userpage_reserve(pages * PAGE_BYTES).map_err(|_| Failure::new("no addresses"))?;
     umpa.userpage_commit(reserved, pages * PAGE_BYTES).map_err(|_| Failure::new("no frames"))?;
-    let block = Block { gva: reserved, pages };
+    let block = Block { what: "block", gva: reserved, pages };
+    let anonymous = MapFlags::PRIVATE | MapFlags::ANONYMOUS;
+    let gva = umpa.mmap(Gva::new(0), MAPPED_PAGES * PAGE_BYTES, Prot::READ | Prot::WRITE, anonymous);
+    let mapping = Block {
+        what: "mapping",
+        gva: gva.map_err(|_| Failure::new("no frames for a mapping"))?,
+        pages: MAPPED_PAGES,
+    };
+    (0..MAPPED_PAGES).for_each(|page| mmu::store(mapping.word(page), page));
     (0..pages).for_each(|page| mmu::store(block.word(page), page));
 
     let mut watcher = Watcher {
@@ -355,7 +367,10 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let costs = scope(&mut watcher, |lent| {
         let [armed, collected] = bits(lent, block)?;
         let fault = writes(lent, block)?;
-        accesses(lent, block)?;
+        writes(lent, mapping)?;
+        for block in [block, mapping] {
+            accesses(lent, block)?;
+        }
         first(lent, block)?;
         allocating(lent, block)?;
         Ok([("arm-page", armed / pages), ("collect-page", collected / pages), ("fault", fault)])
@@ -363,6 +378,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     refused(&mut umpa, table, block)?;
     umpa.check(pages);
     check(umpa.userpage_free(reserved).is_ok(), "the block couldn't be freed")?;
+    check(umpa.munmap(mapping.gva, MAPPED_PAGES * PAGE_BYTES).is_ok(), "the mapping couldn't be ended")?;
     umpa.settle();
     umpa.check(0);
     if !boot.timing_is_real() {
