@@ -152,6 +152,21 @@ fn a_large_leaf_is_let_through_as_a_whole_or_split() {
     }
 }
 
+/// A watch that ends for some pages of a large leaf goes on for the others.
+#[test]
+fn a_large_leaf_is_cut_where_a_watch_ends() {
+    for (kind, told) in [(Kind::Writes, 1), (Kind::Accesses, 1), (Kind::First, 1), (Kind::Bits, 0)] {
+        let steps = [
+            Step::Window { pages: 1024, unshared: false },
+            Step::Watch { ranges: vec![(0, 1024)], kind, grain: Grain::Leaves },
+            Step::Unwatch { ranges: vec![(3, 5)] },
+            touch(1024, true),
+        ];
+        // The first leaf's other pages, and the second leaf.
+        assert_eq!(run(&plain(), &steps, Sabotage::None), Ok(told * (507 + 1)), "{kind:?}");
+    }
+}
+
 /// The proof that the model notices: a machine whose flushes do nothing is found out.
 #[test]
 fn a_missing_flush_is_seen() {
