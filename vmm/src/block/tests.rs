@@ -1,7 +1,7 @@
 //! The device with its threads, on storages that do as they are told.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use umpa_abi::addr::{Frame, PAGE_BYTES, PageSize};
@@ -33,18 +33,22 @@ struct Script {
     begun: usize,
     /// What becomes of the next transfers: bytes that are done, or an error. Then all of them are done.
     results: VecDeque<Result<usize, i32>>,
+    /// Bytes of a slot that can be had without waiting, gate or not.
+    now_bytes: usize,
     bytes: Vec<u8>,
 }
 
 impl Scripted {
     fn new(is_open: bool, results: &[Result<usize, i32>]) -> Arc<Self> {
         let bytes = vec![0; (SLOTS * PAGE_BYTES) as usize];
-        let script = Script { is_open, begun: 0, results: results.iter().copied().collect(), bytes };
+        let results = results.iter().copied().collect();
+        let script = Script { is_open, begun: 0, results, now_bytes: 0, bytes };
         Arc::new(Self { state: Mutex::new(script), changed: Condvar::new() })
     }
 
     fn open(&self) {
-        self.state.lock().unwrap().is_open = true;
+        // A test that fails may have panicked with it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_open = true;
         self.changed.notify_all();
     }
 
@@ -78,6 +82,14 @@ impl Storage for Arc<Scripted> {
     fn read(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize> {
         self.transfer(offset, into, false)
     }
+    fn read_now(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize> {
+        let state = self.state.lock().unwrap();
+        if state.now_bytes == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        into.copy_from(&state.bytes[offset as usize..][..state.now_bytes]);
+        Ok(state.now_bytes)
+    }
     fn write(&self, offset: u64, from: &Slice<'_>) -> io::Result<usize> {
         self.transfer(offset, from, true)
     }
@@ -86,7 +98,20 @@ impl Storage for Arc<Scripted> {
     }
 }
 
+/// A test that fails doesn't wait for its gate.
+struct OpenOnPanic(Arc<Scripted>);
+
+impl Drop for OpenOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.open();
+        }
+    }
+}
+
 struct Guest {
+    // Dropped first.
+    _gate: OpenOnPanic,
     ram: Arc<GuestRam>,
     ledger: Ledger,
     device: Device,
@@ -102,7 +127,7 @@ impl Guest {
         grant::apply(&ram, &mut ledger, &mut plan, policy).unwrap();
         let file = PageFile { threads, ..PageFile::new(Arc::clone(storage), SLOTS) };
         let device = Device::new(&ram, SYSTEM_GPA, file).unwrap();
-        Self { ram, ledger, device, offered: 0 }
+        Self { _gate: OpenOnPanic(Arc::clone(storage)), ram, ledger, device, offered: 0 }
     }
 
     fn at(offset: u64) -> Gpa {
@@ -267,6 +292,37 @@ fn the_guest_goes_on_while_the_storage_works_and_waits_for_a_while_only() {
     assert!(begin.elapsed() < 30 * WAIT_MAX);
     let counts = guest.device.counts();
     assert_eq!((counts.writes, counts.written_bytes, counts.requests()), (10, 40960, 10));
+}
+
+#[test]
+fn a_guest_that_waits_is_answered_at_once_where_that_is_possible() {
+    let storage = Scripted::new(false, &[]);
+    let mut guest = Guest::new(&storage, 1);
+    {
+        let mut state = storage.state.lock().unwrap();
+        state.bytes[3 * 4096..4 * 4096].fill(0xaa);
+        state.now_bytes = 4096;
+    }
+    // The only worker is at the gate.
+    guest.offer(WRITE, 0);
+    guest.kick();
+    storage.wait_begun(1);
+    guest.offer(READ, 3);
+    guest.device.serve(WAIT, &mut guest.ledger);
+    assert_eq!((guest.used(), guest.status(3), guest.content(3)), (1, STATUS_OK, [0xaa; 4096]));
+    assert_eq!([3, 0].map(|index| guest.give(index)), [Shortfall::None, Shortfall::NotYours]);
+    // Half a slot is none, and a write is never done so.
+    storage.state.lock().unwrap().now_bytes = 2048;
+    guest.offer(READ, 4);
+    guest.offer(WRITE, 5);
+    for _ in 0..2 {
+        guest.device.serve(WAIT | 1, &mut guest.ledger);
+    }
+    assert_eq!((guest.used(), guest.status(4), guest.status(5)), (1, 0xff, 0xff));
+    storage.open();
+    guest.wait(4);
+    let counts = guest.device.counts();
+    assert_eq!((counts.reads, counts.writes, counts.errors), (2, 2, 0));
 }
 
 #[test]
