@@ -10,10 +10,11 @@
 //!
 //! Sizes are multiples of 16, the least is 32. Flags: [`PREVIOUS_IN_USE`], [`IN_USE`], and one that
 //! dlmalloc leaves zero. The crate keeps its layout to itself; it is dlmalloc's since 2.8, and a test
-//! compares it with what the crate does. Two things are done by it:
+//! compares it with what the crate does. Three things are done by it:
 //!
 //! - a pointer is checked before it is freed: what is no chunk, or a free one, is refused;
-//! - a chunk tells how far it can grow in place: up to the end of a free chunk behind it.
+//! - a chunk tells how far it can grow in place: up to the end of a free chunk behind it;
+//! - one chunk is divided into many, each of which is freed alone.
 
 #![allow(unsafe_code)] // reason: reads and writes words beside blocks
 
@@ -25,7 +26,8 @@ const PREVIOUS_IN_USE: usize = 1;
 /// The chunk is in use.
 const IN_USE: usize = 2;
 const FLAGS: usize = 7;
-const HEADER_BYTES: usize = size_of::<usize>();
+/// Bytes of a chunk that aren't the program's.
+pub(crate) const HEADER_BYTES: usize = size_of::<usize>();
 /// Bytes of the least chunk.
 const CHUNK_MIN_BYTES: usize = 4 * size_of::<usize>();
 /// All blocks begin at a multiple of that.
@@ -67,7 +69,7 @@ impl Chunk {
     /// True when dlmalloc resizes the chunk to hold `bytes` without moving it: it is large enough, or
     /// a free chunk (dlmalloc's top among them) lies behind it and is.
     pub(crate) fn fits_in_place(self, bytes: usize) -> bool {
-        let Some(wanted) = chunk_bytes(bytes) else { return false };
+        let Some(wanted) = bytes_for(bytes) else { return false };
         let next = self.next_head();
         let behind = if next & IN_USE == 0 { next & !FLAGS } else { 0 };
         // Of its top, dlmalloc never gives all away.
@@ -81,8 +83,30 @@ impl Chunk {
     }
 }
 
+/// Divides a chunk in use into `chunks` chunks in use, of `chunk_bytes` bytes each; the last one has
+/// what is left over. One store for each.
+///
+/// # Safety
+/// `block` is a chunk in use of at least `chunks * chunk_bytes` bytes, and nobody uses its content;
+/// `chunk_bytes` is from [`bytes_for`], and there is at least one.
+pub(crate) unsafe fn split(block: NonNull<u8>, chunk_bytes: usize, chunks: usize) {
+    // SAFETY: a head lies before a block; all others lie within the chunk (precondition).
+    unsafe {
+        let first = block.sub(HEADER_BYTES);
+        let whole = first.cast::<usize>().read();
+        let last_bytes = (whole & !FLAGS) - (chunks - 1) * chunk_bytes;
+        for chunk in 1..chunks {
+            let bytes = if chunk + 1 < chunks { chunk_bytes } else { last_bytes };
+            first.add(chunk * chunk_bytes).cast::<usize>().write(bytes | IN_USE | PREVIOUS_IN_USE);
+        }
+        if chunks > 1 {
+            first.cast::<usize>().write(chunk_bytes | whole & FLAGS);
+        }
+    }
+}
+
 /// Bytes of the chunk that holds `bytes` for a program.
-fn chunk_bytes(bytes: usize) -> Option<usize> {
+pub(crate) fn bytes_for(bytes: usize) -> Option<usize> {
     let padded = bytes.checked_add(HEADER_BYTES)?.checked_next_multiple_of(ALIGN_BYTES)?;
     Some(padded.max(CHUNK_MIN_BYTES))
 }

@@ -11,7 +11,8 @@
 //!         └── backed_bytes ───────────────────────────────┘
 //! ```
 //!
-//! Invariants: `used <= backed <= reserve - page`; `backed - used <= SLACK_MAX_BYTES`; segments of two
+//! Invariants: `used <= backed <= reserve - page`; `backed - used <= SLACK_MAX_BYTES`, unless
+//! frees were told to keep it; segments of two
 //! windows are never adjacent, as the last page of a window isn't used: dlmalloc never joins them.
 //!
 //! From [`LARGE_BYTES`] on windows are backed in such steps, so that one leaf maps each, where the
@@ -47,6 +48,8 @@ pub(crate) struct Segments<'u, 'a, M: Machine> {
     /// The window that grows.
     newest: Cell<usize>,
     reserve_bytes: u64,
+    /// Nothing is given back for now.
+    keep: Cell<bool>,
 }
 
 impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
@@ -57,6 +60,7 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
             windows: Cell::new([None; WINDOWS_MAX]),
             newest: Cell::new(0),
             reserve_bytes,
+            keep: Cell::new(false),
         }
     }
 
@@ -82,6 +86,11 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
         let newest = windows[self.newest.get()].as_ref().filter(holds);
         let window = newest.or_else(|| windows.iter().flatten().find(holds))?;
         Some(window.base..window.base + window.used_bytes)
+    }
+
+    /// Whether the slack may grow without limit.
+    pub(crate) fn keep(&self, keep: bool) {
+        self.keep.set(keep);
     }
 
     /// Bytes backed for dlmalloc.
@@ -197,7 +206,7 @@ unsafe impl<M: Machine + Send> dlmalloc::Allocator for Segments<'_, '_, M> {
             return false;
         }
         window.used_bytes = newsize as u64;
-        if window.backed_bytes - window.used_bytes > SLACK_MAX_BYTES {
+        if !self.keep.get() && window.backed_bytes - window.used_bytes > SLACK_MAX_BYTES {
             let kept = window.used_bytes.next_multiple_of(LARGE_BYTES) + LARGE_BYTES;
             if self.umpa().userpage_resize(Gva::new(window.base), kept).is_err() {
                 return false;

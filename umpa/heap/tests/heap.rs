@@ -2,12 +2,14 @@
 
 #![allow(unsafe_code)] // reason: blocks are used and freed by pointer
 
+mod blocks;
 mod host;
 
 use std::ptr::NonNull;
 
 use allocator_api2::vec::Vec as HeapVec;
-use host::{Machine, with_umpa};
+use blocks::{Block, assert_apart};
+use host::{Machine, walks, with_umpa};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use umpa::blocks::{Config as PageConfig, Placement, Umpa};
@@ -16,45 +18,6 @@ use umpa_heap::heap::PAGES_MIN_BYTES;
 use umpa_heap::{Config, Heap, HeapError};
 
 type TestHeap<'u, 'a> = Heap<'u, 'a, Machine>;
-
-/// A block and the seed of its content.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    at: NonNull<u8>,
-    bytes: usize,
-    align_bytes: usize,
-    seed: u64,
-}
-
-impl Block {
-    /// Bytes at which the content is looked at: all of a small block; of a large one each page's first
-    /// and last, and the block's.
-    fn places(bytes: usize) -> impl Iterator<Item = usize> {
-        let step = if bytes <= 2 * PAGE_BYTES as usize { 1 } else { PAGE_BYTES as usize };
-        let inner = (0..bytes).step_by(step).flat_map(move |at| [at, (at + step - 1).min(bytes - 1)]);
-        inner.chain(bytes.checked_sub(1))
-    }
-
-    fn byte(seed: u64, place: usize) -> u8 {
-        ((seed ^ place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
-    }
-
-    fn fill(&self) {
-        for place in Self::places(self.bytes) {
-            // SAFETY: within the block.
-            unsafe { self.at.as_ptr().add(place).write(Self::byte(self.seed, place)) };
-        }
-    }
-
-    /// The first `bytes` bytes are those of a block with `before` bytes that was filled with `seed`.
-    fn verify(&self, bytes: usize, before: usize, seed: u64) {
-        for place in Self::places(before).filter(|&place| place < bytes) {
-            // SAFETY: within the block.
-            let found = unsafe { self.at.as_ptr().add(place).read() };
-            assert_eq!(found, Self::byte(seed, place), "byte {place} of {self:?}");
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -73,6 +36,11 @@ enum Step {
     Resize {
         block: usize,
         bytes: usize,
+    },
+    AllocRun {
+        blocks: usize,
+        bytes: usize,
+        align_shift: u32,
     },
     /// A pointer to no block: into one, behind one, or freed before.
     FreeForeign {
@@ -98,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (block.clone(), bytes()).prop_map(|(block, bytes)| Step::Resize { block, bytes }),
         1 => (block, 0..80_000usize).prop_map(|(block, offset)| Step::FreeForeign { block, offset }),
         1 => Just(Step::Trim),
+        1 => (0..3000usize, 0..300usize, 0..8u32)
+            .prop_map(|(blocks, bytes, align_shift)| Step::AllocRun { blocks, bytes, align_shift }),
     ]
 }
 
@@ -116,7 +86,7 @@ impl World<'_, '_, '_> {
 
     /// No two blocks share a byte, and each is where it should be.
     fn check_place(&self, block: &Block) {
-        assert!((block.at.as_ptr() as usize).is_multiple_of(block.align_bytes.max(16)), "{block:?}");
+        assert!((block.at.as_ptr() as usize).is_multiple_of(block.align_bytes), "{block:?}");
         let usable = self.heap.usable_bytes(block.at).expect("it is a block");
         assert!(usable >= block.bytes, "{usable} bytes for {block:?}");
         let (start, end) = (block.at.as_ptr() as usize, block.at.as_ptr() as usize + usable);
@@ -174,6 +144,33 @@ impl World<'_, '_, '_> {
                     // SAFETY: it isn't a block.
                     let freed = unsafe { self.heap.free(at) };
                     assert!(matches!(freed, Err(HeapError::NotABlock { .. })), "{freed:?} in {block:?}");
+                }
+            }
+            Step::AllocRun { blocks, bytes, align_shift } => {
+                let align_bytes = 1 << align_shift;
+                // The model is quadratic: large runs are freed but for a few blocks.
+                match self.heap.alloc_run(blocks, bytes, align_bytes) {
+                    Ok(run) => {
+                        assert_eq!((run.len(), run.iter().count()), (blocks, blocks));
+                        let usable = run.usable_bytes();
+                        assert!(usable >= bytes || blocks == 0);
+                        let block = |at| Block { at, bytes: usable, align_bytes, seed: self.seeds << 32 | 7 };
+                        let all: Vec<_> = run.iter().map(block).collect();
+                        assert_apart(&all);
+                        all.iter().for_each(Block::fill);
+                        for (number, block) in all.into_iter().enumerate() {
+                            assert_eq!(run.get(number), Some(block.at));
+                            if number % 97 == 5 {
+                                self.check_place(&block);
+                                self.blocks.push(block);
+                                continue;
+                            }
+                            block.verify(usable, usable, block.seed);
+                            // SAFETY: nobody uses it.
+                            assert_eq!(unsafe { self.heap.free(block.at) }, Ok(()), "{block:?}");
+                        }
+                    }
+                    Err(error) => self.refuse(error),
                 }
             }
             Step::Trim => {
@@ -475,6 +472,81 @@ fn a_missing_flush_is_seen() {
                 world.step(&Step::Alloc { bytes: 100_000, align_shift: 4, zeroed: false });
                 world.verify_all();
             }
+        },
+    );
+}
+
+/// What the slabs hold, in frames.
+fn used_frames(heap: &TestHeap<'_, '_>) -> u64 {
+    let frames = |umpa: &Umpa<'_, Machine>| {
+        let frames = umpa.frames();
+        frames.granted_frames() - frames.free_frames() - frames.quarantined_frames()
+    };
+    heap.inspect(frames).expect("no call is under way")
+}
+
+#[test]
+fn a_run_is_made_without_a_touch_and_freed_in_parts() {
+    with_heap(20_000, |heap| {
+        let before = used_frames(heap);
+        let walked = walks();
+        let run = heap.alloc_run(1_000_000, 24, 8).expect("memory");
+        // The bits: 123 KB in 12 units; no node.
+        assert!(walks() - walked < 40, "{} pages touched", walks() - walked);
+        assert_eq!(run.usable_bytes(), 24);
+        let full = used_frames(heap) - before;
+        assert!((5860..5860 + 60).contains(&full), "{full} frames for 24 MB");
+        // All but every 200,000th: what has no node in use goes back, 2 MiB at a time.
+        for (number, block) in run.iter().enumerate().filter(|(number, _)| number % 200_000 != 0) {
+            // SAFETY: within the block, which is freed; nobody uses it.
+            unsafe {
+                block.cast::<usize>().write(number);
+                heap.free(block).expect("a block");
+            }
+        }
+        let left = used_frames(heap) - before;
+        assert!((5 * 512..5 * 512 + 60).contains(&left), "{left} frames for 5 nodes");
+        for number in [0, 200_000, 400_000, 600_000, 800_000] {
+            let block = run.get(number).expect("in the run");
+            // SAFETY: nobody uses it.
+            unsafe {
+                assert!(heap.free(block.add(8)).is_err());
+                assert_eq!(heap.free(block), Ok(()));
+                assert!(heap.free(block).is_err(), "block {number} twice");
+            }
+        }
+    });
+}
+
+#[test]
+fn runs_that_make_no_sense_are_refused() {
+    with_heap(1024, |heap| {
+        assert_eq!(heap.alloc_run(10, 1, 3), Err(HeapError::BadAlignment { align_bytes: 3 }));
+        assert_eq!(heap.alloc_run(2, 1 << 20, 16), Err(HeapError::TooLargeForRun { bytes: 1 << 20 }));
+        for blocks in [usize::MAX, usize::MAX / 16, 1 << 60, 1 << 40, 10_000_000] {
+            let refused = heap.alloc_run(blocks, 16, 16);
+            assert!(matches!(refused, Err(HeapError::OutOfMemory { .. })), "{refused:?} for {blocks}");
+        }
+        assert_eq!(heap.alloc_run(0, 16, 16).map(|run| run.iter().count()), Ok(0));
+    });
+}
+
+/// A heap that is dropped ends its runs.
+#[test]
+fn runs_end_with_their_heap() {
+    with_umpa(
+        4096,
+        PageConfig::default(),
+        |_| true,
+        |umpa| {
+            for _ in 0..5 {
+                let heap = Heap::new(umpa, Config::default()).expect("a page");
+                for blocks in [10, 5000, 100_000] {
+                    heap.alloc_run(blocks, 40, 16).expect("memory");
+                }
+            }
+            umpa.settle();
+            umpa.check(0);
         },
     );
 }

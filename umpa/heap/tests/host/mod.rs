@@ -69,6 +69,12 @@ pub(crate) struct Machine {
 // SAFETY: the mutex guard makes it not `Send` by itself; tests use it on the thread that made it.
 unsafe impl Send for Machine {}
 
+/// Translations that the current machine has looked up.
+pub(crate) fn walks() -> u64 {
+    // SAFETY: a machine that is current lives.
+    unsafe { SPACE.load(SeqCst).as_ref() }.map_or(0, |space| space.walks.load(SeqCst))
+}
+
 /// Runs `test` with an allocator on a machine with so many frames, of which those exist that `exists`
 /// says.
 pub(crate) fn with_umpa<T>(
@@ -115,11 +121,6 @@ impl Machine {
         let leaf = FRAMES.start().get() | flags | paging::LARGE | paging::DIRTY | paging::NO_EXECUTE;
         machine.write(below, paging::index(at, 3), leaf);
         machine
-    }
-
-    /// Translations that were looked up.
-    pub(crate) fn walks(&self) -> u64 {
-        self.space.walks.load(SeqCst)
     }
 
     /// Frames that the guest has.
