@@ -18,7 +18,7 @@
 //!
 //! - [`userpage`]: the allocator of a program, in Rust and as C symbols; [`blocks`]: the same for
 //!   measured work; [`rounds`]: measured work in rounds;
-//! - [`heap`]: a heap behind Rust's collections.
+//! - [`heap`]: a heap behind Rust's collections; [`batches`]: memory from N1527's calls.
 //!
 //! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
 
@@ -29,6 +29,7 @@ extern crate alloc;
 #[macro_use]
 pub mod console;
 
+pub mod batches;
 pub mod block;
 pub mod blocks;
 pub mod builtins;

@@ -23,3 +23,18 @@ fn core_collections_live_on_a_heap_in_both_rings() {
 fn collections_live_on_a_heap_at_length() {
     workload("dlmalloc", "3", &["40000"]).expect(0, &COLLECTIONS);
 }
+
+const BATCHES: [&str; 3] = ["one by one", "batch_alloc1", "blocks resized as batches"];
+
+#[test]
+fn core_batches_are_blocks_like_others_in_both_rings() {
+    workload("n1527", "3", &["20000"]).expect(0, &BATCHES);
+    // Interpreted in mode shadow.
+    workload("n1527", "0", &["100"]).expect(0, &BATCHES);
+}
+
+#[test]
+fn four_million_nodes_are_allocated_at_once() {
+    let args = ["--workload", "n1527", "--mem", "400M", "--timeout", PATIENCE, "--", "4000000"];
+    run(&args).expect(0, &BATCHES);
+}

@@ -20,6 +20,7 @@ mod flush;
 mod flushes;
 mod list;
 mod mmap;
+mod n1527;
 mod real_frames;
 mod release;
 mod release_times;
@@ -126,6 +127,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "mmap",
         description: "[pages] the mmap family call by call, every page read back, what is forbidden tried",
         run: mmap::run,
+    },
+    Workload {
+        name: "n1527",
+        description: "[nodes] lists whose nodes come one by one, in a batch, as a run; batches resized",
+        run: n1527::run,
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
