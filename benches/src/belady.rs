@@ -8,9 +8,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Accesses of `trace` that find their page without one of `frames` frames, under the best policy,
-/// first accesses to a page not counted: those need no page-in.
+/// first accesses to a page not counted: those need no page-in. Only accesses from number `from` on are
+/// counted; those before are made all the same.
 #[must_use]
-pub fn page_ins(trace: &[u64], frames: usize) -> u64 {
+pub fn page_ins(trace: &[u64], frames: usize, from: usize) -> u64 {
     // When each access's page is accessed next.
     let mut next = vec![usize::MAX; trace.len()];
     let mut seen: HashMap<u64, usize> = HashMap::new();
@@ -24,7 +25,7 @@ pub fn page_ins(trace: &[u64], frames: usize) -> u64 {
     let mut page_ins = 0;
     for (at, &page) in trace.iter().enumerate() {
         if !resident.remove(&(at, page)) {
-            page_ins += u64::from(!known.insert(page));
+            page_ins += u64::from(!known.insert(page) && at >= from);
             if resident.len() >= frames.max(1) {
                 resident.pop_last();
             }
@@ -63,7 +64,8 @@ mod tests {
         // Silberschatz and others, Operating System Concepts, chapter 10: 9 faults with 3 frames, of
         // which 6 are first accesses.
         let trace = [7, 0, 1, 2, 0, 3, 0, 4, 2, 3, 0, 3, 2, 1, 2, 0, 1, 7, 0, 1];
-        assert_eq!(page_ins(&trace, 3), 9 - 6);
+        assert_eq!(page_ins(&trace, 3, 0), 9 - 6);
+        assert_eq!(page_ins(&trace, 3, trace.len()), 0);
     }
 
     #[test]
@@ -78,7 +80,7 @@ mod tests {
                     })
                     .collect();
                 assert_eq!(
-                    page_ins(&trace, frames),
+                    page_ins(&trace, frames, 0),
                     by_trying(&trace, frames, &[], 0),
                     "{trace:?}, {frames}"
                 );

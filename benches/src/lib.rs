@@ -1,5 +1,7 @@
 //! What guests are measured beside, and how results are kept, compared and shown.
 //!
+//! - [`belady`]: the fewest page-ins that any policy can have.
+//! - [`swapped`]: the working set of `pagefile` in a process that Linux swaps.
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`giveback`]: giving memory back natively.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
@@ -21,6 +23,7 @@ pub mod linux;
 pub mod plan;
 pub mod record;
 pub mod samples;
+pub mod swapped;
 pub mod table;
 pub mod targets;
 pub mod timing;

@@ -71,7 +71,7 @@ fn nodes() -> Vec<Node> {
 
 /// Page-ins of Belady's policy, clock and S3-FIFO.
 fn compare(trace: &[u64]) -> [u64; 3] {
-    let best = benches::belady::page_ins(trace, FRAMES);
+    let best = benches::belady::page_ins(trace, FRAMES, 0);
     let (clock, _) = simulate(Clock::new(&mut nodes()), trace, FRAMES);
     let (s3fifo, _) = simulate(S3Fifo::new(&mut nodes(), FRAMES as u32), trace, FRAMES);
     println!("{} accesses: best {best}, clock {clock}, s3fifo {s3fifo}", trace.len());

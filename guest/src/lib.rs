@@ -10,6 +10,7 @@
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`block`]: the block device, for page files;
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
+//! - [`pagefile`]: regions larger than their frames, behind page faults;
 //! - [`clock`]: cycles; [`builtins`]: the functions that compilers call by themselves;
 //! - [`workloads`]: one file each, ordinary Rust;
 //!
@@ -40,6 +41,7 @@ pub mod fault;
 pub mod heap;
 pub mod machine;
 pub mod mmu;
+pub mod pagefile;
 pub mod panic;
 pub mod queue;
 pub mod rounds;

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // reason: passes on the preconditions of its parts
 
-use umpa::hardware::{Contents, Exchanged, FrameSource, TableMemory, Tlb};
+use umpa::hardware::{Checksum, Contents, Exchanged, FrameSource, TableMemory, Tlb};
 use umpa_abi::addr::{Frame, Page};
 use umpa_abi::boot::BootInfo;
 use umpa_abi::exchange::{Extent, Policy};
@@ -83,5 +83,11 @@ impl Contents for Machine {
     }
     fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
         DirectContents.copy(from, to, frames);
+    }
+}
+
+impl Checksum for Machine {
+    fn checksum(&self, frame: Frame) -> u64 {
+        DirectContents.checksum(frame)
     }
 }

@@ -21,7 +21,8 @@
 //! # What it promises
 //!
 //! - No page is lost: a frame is given away only when its page is zero, or was written completely and
-//!   the device said so. A write that fails keeps the page in its frame, and is tried in another slot.
+//!   the device said so. A write that fails keeps the page in its frame, and is tried in another slot; the
+//!   slot is set aside until there is no other.
 //! - No wrong content: the sum of each slot's content is kept in memory and compared when a page comes
 //!   back, so a torn, lost or misplaced write is an error that names address and slot.
 //! - Room is promised at [`Pager::open`]: pages ≤ frames − 1 + slots ([`Promise::AtOpen`]), or found

@@ -360,7 +360,8 @@ fn a_disk_that_takes_no_write_is_an_error_and_nothing_is_lost() {
     let setup = plain(32, 64, 64);
     with_world(&setup, Plan { failed_writes: 100, ..Plan::default() }, |world| {
         let failed: Vec<_> = (0..64).filter_map(|page| world.write(page).unwrap().err()).collect();
-        assert_eq!(failed.len(), 32, "{failed:?}");
+        // One frame is kept for pages that come in.
+        assert_eq!(failed.len(), 33, "{failed:?}");
         for error in &failed {
             assert!(
                 matches!(error, PageFileError::WriteFailed { gva, victim, error: BlockError::Io, .. }
@@ -371,7 +372,7 @@ fn a_disk_that_takes_no_write_is_an_error_and_nothing_is_lost() {
         // The disk is held responsible, not 64 slots.
         assert!(world.pager.retired_slots() <= 8, "{}", world.pager.retired_slots());
         world.verify().unwrap();
-        for page in 0..32 {
+        for page in 0..31 {
             world.read(page).unwrap().unwrap();
             world.write(page).unwrap().unwrap();
         }

@@ -1,23 +1,20 @@
 //! The block device with the workload `block`, on files and on storages that fail.
 #![allow(unsafe_code)] // pre_exec, to limit a file's size
 
+mod faulty;
 mod program;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::unix::process::CommandExt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use faulty::{Fault, Faulty};
 use program::{Ended, PATIENCE, run, vmm};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tempfile::TempDir;
-use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call::ExitCode;
 use umpa_abi::record::{Record, name_text};
-use vmm::block::storage::Slice;
-use vmm::block::{PageFile, PageFileConfig, Storage};
+use vmm::block::{PageFile, PageFileConfig};
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::vcpu::Ring;
@@ -107,93 +104,6 @@ fn a_file_that_is_too_large_is_an_error_and_no_signal() {
     limited(":128K").expect(2, &["131072 bytes large", "File too large"]);
     std::fs::write(&path, [0; 128 << 10]).unwrap();
     limited("").expect(0, &["written 16\n", "no_space 16\n", "io 0\n", "read 32\n", "corrupt 16\n"]);
-}
-
-/// A storage in memory that fails.
-#[derive(Debug)]
-struct Faulty {
-    slots: Vec<Mutex<[u8; PAGE_BYTES as usize]>>,
-    requests: AtomicU64,
-    fault: Fault,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    /// None, but every transfer is in pieces, and some take longer than others.
-    Pieces,
-    /// Every n-th write fails, with nothing written.
-    EveryNth(u64),
-    /// Every n-th write fails half-way.
-    Torn(u64),
-    /// Every n-th write is half done, and said to be whole.
-    Lying(u64),
-    /// Slots from here on have no room.
-    FullFrom(u64),
-    /// Flushes fail.
-    Flush,
-    /// Each transfer takes this long.
-    Slow(Duration),
-}
-
-impl Faulty {
-    fn new(slots: u64, fault: Fault) -> Self {
-        let slots = (0..slots).map(|_| Mutex::new([0; PAGE_BYTES as usize])).collect();
-        Self { slots, requests: AtomicU64::new(0), fault }
-    }
-
-    /// Where a transfer is: the slot, and the offset in it.
-    fn place(offset: u64) -> (usize, usize) {
-        ((offset / PAGE_BYTES) as usize, (offset % PAGE_BYTES) as usize)
-    }
-
-    fn pause(&self, count: u64) -> usize {
-        match self.fault {
-            Fault::Pieces => {
-                if count.is_multiple_of(7) {
-                    std::thread::sleep(Duration::from_micros(300));
-                }
-                1000
-            }
-            Fault::Slow(time) => {
-                std::thread::sleep(time);
-                PAGE_BYTES as usize
-            }
-            _ => PAGE_BYTES as usize,
-        }
-    }
-}
-
-impl Storage for Faulty {
-    fn read(&self, offset: u64, into: &Slice<'_>) -> io::Result<usize> {
-        let bytes = self.pause(self.requests.fetch_add(1, Ordering::Relaxed)).min(into.len());
-        let (slot, at) = Self::place(offset);
-        into.copy_from(&self.slots[slot].lock().unwrap()[at..at + bytes]);
-        Ok(bytes)
-    }
-
-    fn write(&self, offset: u64, from: &Slice<'_>) -> io::Result<usize> {
-        let count = self.requests.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.pause(count).min(from.len());
-        let (slot, at) = Self::place(offset);
-        let write = |bytes: usize| {
-            from.copy_to(&mut self.slots[slot].lock().unwrap()[at..at + bytes]);
-        };
-        match self.fault {
-            Fault::EveryNth(n) if count.is_multiple_of(n) => return Err(io::ErrorKind::Other.into()),
-            Fault::Torn(n) if count.is_multiple_of(n) => {
-                write(bytes / 2);
-                return Err(io::Error::from_raw_os_error(libc::EIO));
-            }
-            Fault::Lying(n) if count.is_multiple_of(n) => write(bytes / 2),
-            Fault::FullFrom(full) if slot as u64 >= full => return Err(io::ErrorKind::StorageFull.into()),
-            _ => write(bytes),
-        }
-        Ok(bytes)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        if matches!(self.fault, Fault::Flush) { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
-    }
 }
 
 fn guest(ring: Ring, mode: &str, slots: u64, fault: Fault) -> Vm {

@@ -9,6 +9,8 @@
 //! page: so every access checks what it reads, and a page that came back as it was some time ago is
 //! found out.
 
+use crate::raw::WORDS;
+pub use crate::raw::Words;
 use fastrand::Rng;
 
 /// How accesses are spread.
@@ -81,11 +83,105 @@ impl Iterator for Touches {
     }
 }
 
+/// What a word of a page holds that was never written to after the start.
+const fn initial(page: u64, word: u64) -> u64 {
+    (page * WORDS + word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The word of a page that counts its writes.
+const fn counter(page: u64) -> u64 {
+    page % WORDS
+}
+
+/// A word that isn't what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// The page.
+    pub page: u64,
+    /// The word in it.
+    pub word: u64,
+    /// What is there.
+    pub found: u64,
+    /// What should be.
+    pub expected: u64,
+}
+
+/// The working set, and how often each page was written to (kept elsewhere).
+#[derive(Debug)]
+pub struct Paging<'a> {
+    words: Words,
+    writes: &'a mut [u32],
+}
+
+impl<'a> Paging<'a> {
+    /// On the pages of `words`, one number for each.
+    ///
+    /// # Panics
+    /// When there are fewer numbers than pages.
+    #[must_use]
+    pub fn new(words: Words, writes: &'a mut [u32]) -> Self {
+        assert!(writes.len() as u64 >= words.pages(), "{} numbers", writes.len());
+        Self { words, writes }
+    }
+
+    /// Writes all words of all pages, one page after another.
+    pub fn fill(&mut self) {
+        self.writes.fill(0);
+        for page in 0..self.words.pages() {
+            (0..WORDS).for_each(|word| self.words.write(page, word, initial(page, word)));
+        }
+    }
+
+    /// Makes the next `count` accesses. Each checks two words: the page's counter, and one that isn't
+    /// written to. Returns a sum that says which pages were read, in which order.
+    ///
+    /// # Errors
+    /// The first [`Wrong`] word.
+    pub fn go(&mut self, touches: &mut Touches, count: u64) -> Result<u64, Wrong> {
+        let mut sum = 0u64;
+        for touch in touches.take(count as usize) {
+            let page = touch.page;
+            let word = counter(page);
+            let found = self.check(page, word)?;
+            self.check(page, (word + 1) % WORDS)?;
+            let writes = self.writes[page as usize];
+            sum = sum.rotate_left(1) ^ found.wrapping_sub(writes.into());
+            if touch.write {
+                let writes = &mut self.writes[page as usize];
+                *writes = writes.wrapping_add(1);
+                self.words.write(page, word, initial(page, word).wrapping_add(u64::from(*writes)));
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Reads all words of all pages, one page after another.
+    ///
+    /// # Errors
+    /// The first [`Wrong`] word.
+    pub fn check_all(&mut self) -> Result<(), Wrong> {
+        for page in 0..self.words.pages() {
+            for word in 0..WORDS {
+                self.check(page, word)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, page: u64, word: u64) -> Result<u64, Wrong> {
+        let writes = if word == counter(page) { self.writes[page as usize].into() } else { 0 };
+        let expected = initial(page, word).wrapping_add(writes);
+        let found = self.words.read(page, word);
+        if found == expected { Ok(found) } else { Err(Wrong { page, word, found, expected }) }
+    }
+}
+
 const fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "a working set in a vector")]
 mod tests {
     extern crate std;
     use super::*;
@@ -103,6 +199,23 @@ mod tests {
             assert!((79_000..82_500).contains(&hot), "{spread:?}: {hot}");
             assert!(counts[999] > 0, "every page is used");
         }
+    }
+
+    #[test]
+    fn a_word_that_is_wrong_is_found() {
+        let mut memory = vec![0u64; 8 * WORDS as usize];
+        let mut writes = vec![0; 8];
+        // SAFETY: the vector lives to the end, and is used by nobody else meanwhile.
+        let words = unsafe { Words::new(memory.as_mut_ptr(), 8) };
+        let mut work = Paging::new(words, &mut writes);
+        work.fill();
+        let mut touches = Touches::new(1, 8, Spread::Uniform, 50);
+        work.go(&mut touches, 1000).unwrap();
+        work.check_all().unwrap();
+        let old = work.words.read(5, counter(5));
+        work.words.write(5, counter(5), old - 1);
+        let wrong = Wrong { page: 5, word: counter(5), found: old - 1, expected: old };
+        assert_eq!((work.check_all(), work.go(&mut touches, 100)), (Err(wrong), Err(wrong)));
     }
 
     #[test]

@@ -252,6 +252,49 @@ impl<'r, B: Blocks> Ring<'r, B> {
     }
 }
 
+/// Words of a page.
+pub const WORDS: u64 = PAGE_BYTES / 8;
+
+/// Pages to read and write by the word.
+#[derive(Debug)]
+pub struct Words {
+    first: *mut u64,
+    pages: u64,
+}
+
+impl Words {
+    /// The pages from `first` on.
+    ///
+    /// # Safety
+    /// As long as the result lives, they can be read and written (after faults that somebody handles),
+    /// and nobody else does.
+    #[must_use]
+    pub const unsafe fn new(first: *mut u64, pages: u64) -> Self {
+        Self { first, pages }
+    }
+
+    /// How many pages.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    fn at(&self, page: u64, word: u64) -> *mut u64 {
+        assert!(page < self.pages && word < WORDS, "word {word} of page {page}");
+        self.first.wrapping_add((page * WORDS + word) as usize)
+    }
+
+    pub(crate) fn read(&self, page: u64, word: u64) -> u64 {
+        // SAFETY: `at` has checked that the word is in the pages (`new`).
+        unsafe { self.at(page, word).read_volatile() }
+    }
+
+    pub(crate) fn write(&mut self, page: u64, word: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.at(page, word).write_volatile(value) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

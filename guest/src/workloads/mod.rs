@@ -21,6 +21,7 @@ mod flushes;
 mod list;
 mod mmap;
 mod n1527;
+mod pagefile;
 mod real_frames;
 mod release;
 mod release_times;
@@ -132,6 +133,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "n1527",
         description: "[nodes] lists whose nodes come one by one, in a batch, as a run; batches resized",
         run: n1527::run,
+    },
+    Workload {
+        name: "pagefile",
+        description: "[frames [accesses [seed]] | limits] provision 7: data of twice its frames, in a file",
+        run: pagefile::run,
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },

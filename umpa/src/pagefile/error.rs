@@ -5,6 +5,7 @@ use super::{FRAMES_MIN, Pager, Promise};
 use crate::blocks::AllocError;
 use crate::hardware::BlockError;
 use crate::tables::TableError;
+use core::fmt;
 use umpa_abi::addr::Gva;
 
 /// Why there is no region.
@@ -108,4 +109,43 @@ pub enum PageFileError {
         /// Why.
         error: TableError,
     },
+}
+
+impl fmt::Display for PageFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Outside { gva } => write!(f, "{gva} isn't in the region"),
+            Self::Full { gva, room_pages } => {
+                write!(
+                    f,
+                    "no room for the page of {gva}: frames and slots hold {room_pages} pages; discard some"
+                )
+            }
+            Self::NoSlot { gva, retired } => {
+                write!(f, "no frame for the page of {gva}: no slot is free, {retired} are set aside")
+            }
+            Self::WriteFailed { gva, victim, slot, error } => write!(
+                f,
+                "no frame for the page of {gva}: writing the page of {victim} to slot {slot} failed ({error:?}); \
+                 it is still in memory"
+            ),
+            Self::ReadFailed { gva, slot, error } => {
+                write!(f, "the page of {gva} can't be read from slot {slot} ({error:?})")
+            }
+            Self::Damaged { gva, slot, expected, found } => write!(
+                f,
+                "slot {slot} doesn't hold the page of {gva}: its sum is {found:#x}, {expected:#x} was written"
+            ),
+            Self::Lost { gva, requests } => {
+                write!(f, "{requests} requests were never completed; the page of {gva} waits for one")
+            }
+            Self::NoFrame { gva, held } => {
+                write!(
+                    f,
+                    "no frame is free for the page of {gva}, and none of the region's {held} can be freed"
+                )
+            }
+            Self::Tables { gva, error } => write!(f, "the page of {gva} can't be mapped: {error:?}"),
+        }
+    }
 }

@@ -59,23 +59,27 @@ impl<D: BlockDevice, P: Policy> Pager<'_, D, P> {
         }
     }
 
-    /// A frame for a page of the region.
+    /// A frame for a page of the region, which leaves `spare` others that can be had without I/O.
     pub(super) fn take_frame<M: PagedMachine>(
         &mut self,
         umpa: &mut Umpa<'_, M>,
         gva: Gva,
+        spare: u64,
     ) -> Result<Frame, PageFileError> {
         let mut rounds = 0;
         loop {
-            if self.counts.held() < self.config.frames_max
-                && umpa.make_free(1).is_ok()
-                && let Some(run) = umpa.frames.get(1)
-            {
-                return Ok(run.first());
-            }
             self.reap(umpa);
-            if let Some(frame) = self.take_standby() {
-                return Ok(frame);
+            let unused = self.config.frames_max - self.counts.held();
+            // Some more than are needed, so that the hypervisor isn't asked for each.
+            if unused > 0 && umpa.make_free(unused.min(BATCH_MAX as u64)).is_err() {
+                let _ = umpa.make_free(unused.min(1 + spare));
+            }
+            let unused = unused.min(umpa.frames.free_frames());
+            if unused + self.counts.standby > spare {
+                let run = if unused > 0 { umpa.frames.get(1) } else { None };
+                if let Some(frame) = run.map(|run| run.first()).or_else(|| self.take_standby()) {
+                    return Ok(frame);
+                }
             }
             if self.counts.writing > 0 {
                 self.await_one(umpa, gva)?;
@@ -85,7 +89,7 @@ impl<D: BlockDevice, P: Policy> Pager<'_, D, P> {
                 rounds += 1;
             } else if self.counts.reading > 0 {
                 self.await_one(umpa, gva)?;
-            } else if self.counts.held() < self.config.frames_max {
+            } else if !self.trouble.writes_fail() && self.counts.held() + unused < self.config.frames_max {
                 return Err(PageFileError::NoFrame { gva, held: self.counts.held() });
             } else {
                 return Err(self.stuck(gva));
@@ -218,11 +222,16 @@ impl<D: BlockDevice, P: Policy> Pager<'_, D, P> {
         }
     }
 
-    /// A slot that is free, or that a resident page has, which can be written again.
+    /// A slot to write to: a free one, or one that a resident page has, which can be written again. While
+    /// writes fail those come first, as they worked once. Where there is no other, one that was set aside:
+    /// it may work now, and without it a page could be stuck.
     pub(super) fn find_slot(&mut self) -> Option<u64> {
-        if let Some(slot) = self.slots.get() {
-            return Some(slot);
-        }
+        let proven = if self.trouble.writes_fail() { self.take_slot_back() } else { None };
+        proven.or_else(|| self.slots.get()).or_else(|| self.take_slot_back()).or_else(|| self.slots.recall())
+    }
+
+    /// The slot of a resident page, which must be written again then.
+    fn take_slot_back(&mut self) -> Option<u64> {
         // A page that must be written and has a slot is a victim: its slot is for this batch's write.
         for _ in 0..self.pages {
             let index = self.slot_hand;

@@ -70,7 +70,8 @@ impl<D: BlockDevice, P: Policy> Pager<'_, D, P> {
                         return Err(PageFileError::Full { gva, room_pages: self.room_pages() });
                     }
                     self.replenish(umpa);
-                    let frame = self.take_frame(umpa, gva)?;
+                    // The last frame isn't for new pages: without it those in the file couldn't come in.
+                    let frame = self.take_frame(umpa, gva, 1)?;
                     umpa.machine.zero(frame, 1);
                     self.set_state(index, PageState::Standby(frame));
                     outcome = Outcome::Zeroed;
@@ -82,7 +83,7 @@ impl<D: BlockDevice, P: Policy> Pager<'_, D, P> {
                             return Err(self.unreadable(gva, index, bad));
                         }
                     }
-                    let frame = self.take_frame(umpa, gva)?;
+                    let frame = self.take_frame(umpa, gva, 0)?;
                     self.stats.page_ins += 1;
                     if !self.read(umpa, index, frame) {
                         let requests = self.counts.writing + self.counts.reading;

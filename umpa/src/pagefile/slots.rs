@@ -65,6 +65,17 @@ impl<'a> Slots<'a> {
         self.retired += 1;
     }
 
+    /// A retired slot, for another try: it is used now.
+    pub(super) fn recall(&mut self) -> Option<u64> {
+        let slot = self.retired_head;
+        if slot == NONE {
+            return None;
+        }
+        self.retired_head = self.words[slot as usize];
+        self.retired -= 1;
+        Some(slot)
+    }
+
     /// All retired slots are free again. Returns how many.
     pub(super) fn readmit(&mut self) -> u64 {
         let readmitted = core::mem::take(&mut self.retired);
