@@ -95,7 +95,7 @@ wire_enum! {
 /// Answers to [`Op::Pause`] of a guest that works in rounds: it pauses before each round, with the round's
 /// number from 0, and after the last one.
 pub mod round {
-    /// There is no more round. What [`Op::Pause`] answers where nobody drives the guest.
+    /// There is no more round. What [`Op::Pause`](super::Op::Pause) answers where nobody drives the guest.
     pub const IS_OVER: u64 = 0;
     /// The next round's times don't count.
     pub const WARMS_UP: u64 = 1;
