@@ -3,6 +3,7 @@
 //! - [`belady`]: the fewest page-ins that any policy can have.
 //! - [`swapped`]: the working set of `pagefile` in a process that Linux swaps.
 //! - [`linux`]: the kernel's page allocator as three native baselines.
+//! - [`calls`]: the kernel's mmap family, for calls one by one.
 //! - [`giveback`]: giving memory back natively.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
@@ -17,6 +18,7 @@
 //! Dependency law: abi <- work <- benches <- vmm. This crate knows nothing of KVM.
 
 pub mod belady;
+pub mod calls;
 pub mod driver;
 pub mod giveback;
 pub mod linux;

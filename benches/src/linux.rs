@@ -39,7 +39,7 @@ impl Linux {
     pub fn by_name(name: &str) -> Option<Self> {
         let name = Self::NAMES.into_iter().find(|known| *known == name)?;
         let mut flags = MapFlags::PRIVATE;
-        let mut advice = huge_pages_come_unasked(Path::new(THP)).then_some(Advice::LinuxNoHugepage);
+        let mut advice = huge_pages_come().then_some(Advice::LinuxNoHugepage);
         match name {
             "linux-populate" => flags |= MapFlags::POPULATE,
             "linux-thp" => advice = Some(Advice::LinuxHugepage),
@@ -47,6 +47,11 @@ impl Linux {
         }
         Some(Self { name, flags, advice })
     }
+}
+
+/// True if memory that nobody gave advice about may get huge pages on this host.
+pub(crate) fn huge_pages_come() -> bool {
+    huge_pages_come_unasked(Path::new(THP))
 }
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";

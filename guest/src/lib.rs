@@ -41,6 +41,7 @@ pub mod fault;
 pub mod heap;
 pub mod machine;
 pub mod mmu;
+pub mod numbers;
 pub mod pagefile;
 pub mod panic;
 pub mod queue;

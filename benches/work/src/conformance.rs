@@ -228,18 +228,36 @@ impl Case {
     }
 
     fn make(&self, calls: &mut impl Calls, arena: u64) -> Result<u64, i32> {
-        let at = |place| match place {
-            Place::At(offset) => arena + offset,
-            Place::Absolute(address) => address,
-        };
-        match self.call {
-            Call::Mmap(hint, bytes, prot, flags) => calls.mmap(at(hint), bytes, prot, flags),
-            Call::Munmap(address, bytes) => calls.munmap(at(address), bytes),
-            Call::Mremap(address, sizes, flags, to) => calls.mremap(at(address), sizes, flags, at(to)),
-            Call::Mprotect(address, bytes, prot) => calls.mprotect(at(address), bytes, prot),
-            Call::Madvise(address, bytes, advice) => calls.madvise(at(address), bytes, advice),
-            Call::Mincore(address, bytes, has_vector) => calls.mincore(at(address), bytes, has_vector),
-            Call::MmapUntilRefused => until_refused(calls, arena),
+        self.call.make(calls, arena)
+    }
+}
+
+impl Call {
+    /// Makes the call, with places in the arena that begins at `arena`.
+    ///
+    /// # Errors
+    /// The error's number.
+    pub fn make(self, calls: &mut impl Calls, arena: u64) -> Result<u64, i32> {
+        let at = |place: Place| place.address(arena);
+        match self {
+            Self::Mmap(hint, bytes, prot, flags) => calls.mmap(at(hint), bytes, prot, flags),
+            Self::Munmap(address, bytes) => calls.munmap(at(address), bytes),
+            Self::Mremap(address, sizes, flags, to) => calls.mremap(at(address), sizes, flags, at(to)),
+            Self::Mprotect(address, bytes, prot) => calls.mprotect(at(address), bytes, prot),
+            Self::Madvise(address, bytes, advice) => calls.madvise(at(address), bytes, advice),
+            Self::Mincore(address, bytes, has_vector) => calls.mincore(at(address), bytes, has_vector),
+            Self::MmapUntilRefused => until_refused(calls, arena),
+        }
+    }
+}
+
+impl Place {
+    /// The address, with an arena that begins at `arena`.
+    #[must_use]
+    pub const fn address(self, arena: u64) -> u64 {
+        match self {
+            Self::At(offset) => arena + offset,
+            Self::Absolute(address) => address,
         }
     }
 }

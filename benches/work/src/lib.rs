@@ -4,8 +4,9 @@
 //! - [`params`]: what to do, as `key=value` arguments; the schedule of slices that follows from it.
 //! - [`sizes`]: block sizes from a seed.
 //! - [`bins`]: the power-of-two bins.
-//! - [`raw`]: the only unsafe code: the clock, the bytes of the blocks, the calls of the allocator.
+//! - [`raw`]: the clock, the bytes of the blocks, the calls of the allocator.
 //! - [`fig7`]: Figures 7 and 8 of the paper.
+//! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
 //!
 //! ```no_run
@@ -27,7 +28,9 @@
 
 pub mod bins;
 pub mod conformance;
+pub mod family;
 pub mod fig7;
+pub mod mixed;
 pub mod paging;
 pub mod params;
 pub mod raw;

@@ -6,6 +6,7 @@
 
 mod absurd_exchange;
 mod batch;
+mod batch_times;
 mod block;
 mod churn;
 mod conformance;
@@ -20,6 +21,7 @@ mod flush;
 mod flushes;
 mod list;
 mod mmap;
+mod mmap_times;
 mod n1527;
 mod pagefile;
 mod real_frames;
@@ -62,6 +64,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "batch",
         description: "[rounds] operations on mappings through a queue, in order, with one flush",
         run: batch::run,
+    },
+    Workload {
+        name: "batch-times",
+        description: "[umpa-batch|umpa [ops [seed]]] mixed operations, for `vmm bench batch`",
+        run: batch_times::run,
     },
     Workload {
         name: "block",
@@ -128,6 +135,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "mmap",
         description: "[pages] the mmap family call by call, every page read back, what is forbidden tried",
         run: mmap::run,
+    },
+    Workload {
+        name: "mmap-times",
+        description: "[seed] the calls of the mmap family one by one, for `vmm bench mmap`",
+        run: mmap_times::run,
     },
     Workload {
         name: "n1527",

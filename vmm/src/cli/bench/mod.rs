@@ -1,10 +1,12 @@
 //! `vmm bench`: guests that own their page tables beside Linux, in one run. One file for each benchmark.
 
+mod batch;
+mod calls;
 mod fig7;
+mod mmap;
 mod output;
 mod paused;
 mod release;
-#[allow(dead_code, reason = "its first users are under way")]
 mod rounds;
 
 use std::error::Error;
@@ -34,6 +36,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Bench {
     Fig7(fig7::Args),
+    Batch(batch::Args),
+    Mmap(mmap::Args),
     Release(release::Args),
 }
 
@@ -44,8 +48,10 @@ const SPARE_BYTES: u64 = 256 << 20;
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
     match &args.bench {
-        Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
+        Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
     }
 }
 

@@ -1,0 +1,70 @@
+//! `vmm bench mmap`: the calls of the mmap family one by one, in a guest and natively, of 1 MiB and of 64 MiB,
+//! with memory that is touched before and after each.
+
+use benches::calls::{ARENA, Linux};
+use benches::samples::Target;
+use umpa_abi::record::Sample;
+use work::family::{SIZES, room_bytes, sequence};
+
+use super::calls::{self, BenchError, Plan};
+use super::rounds::{Contender, Native};
+
+/// Options of `vmm bench mmap`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(about = "mmap, munmap, mremap and mprotect one by one, in a guest and natively")]
+pub(super) struct Args {
+    #[command(flatten)]
+    common: calls::Common,
+}
+
+const fn below(works: &'static [&'static str]) -> Target {
+    Target { series: "umpa", works, baseline: "linux", times: 1.0 }
+}
+
+/// Each call; and with the touch after it, where Linux leaves a part of its work to that.
+const TARGETS: [Target; 8] = [
+    below(&["mmap"]),
+    below(&["mmap.touch"]),
+    below(&["mprotect-ro", "mprotect-rw"]),
+    below(&["mremap-grow"]),
+    below(&["mremap-grow.touch"]),
+    below(&["mremap-move"]),
+    below(&["munmap"]),
+    below(&["all"]),
+];
+
+const NATIVES: [&str; 3] = ["linux", "linux-populate", "linux-thp"];
+
+/// Does it.
+pub(super) fn run(args: &Args) -> Result<(), BenchError> {
+    let seed = args.common.seed;
+    let natives =
+        NATIVES.map(|name| Box::new(Native::new(name, move || round(name, seed))) as Box<dyn Contender>);
+    let plan = Plan {
+        bench: "mmap",
+        workload: "mmap-times",
+        guests: vec![("umpa", vec![seed.to_string()])],
+        natives: natives.into(),
+        params: serde_json::Map::new(),
+        targets: &TARGETS,
+        baseline: "linux",
+        judge: |_| Vec::new(),
+    };
+    calls::run(&args.common, plan)
+}
+
+/// One round natively.
+fn round(name: &'static str, seed: u64) -> Result<Vec<Sample>, std::io::Error> {
+    let mut linux = Linux::new(name).ok_or_else(|| std::io::Error::other("no such series"))?;
+    let mut samples = Vec::new();
+    let mut address = ARENA;
+    for (bytes, times) in SIZES {
+        for _ in 0..times {
+            let report = &mut |sample| samples.push(sample);
+            sequence(&mut linux, name, address, bytes, seed, report)
+                .map_err(std::io::Error::from_raw_os_error)?;
+            address += room_bytes(bytes);
+        }
+    }
+    Ok(samples)
+}
