@@ -12,8 +12,8 @@ pub(super) const FIRST: u64 = PROGRAM_GVA.containing().get();
 /// The page after the last.
 pub(super) const END: u64 = FIRST + PROGRAM_BYTES / PAGE_BYTES;
 
-/// Nodes that one call may add to the tree: a removal cuts at most two ranges, and a move removes
-/// twice and inserts twice.
+/// Nodes that one call may add to the tree, and more: a removal adds one where it cuts a range in two, and
+/// a move removes twice and inserts twice.
 pub(super) const NODES_PER_CALL: u64 = 8;
 
 /// Ranges of stale addresses that are told apart.
@@ -107,42 +107,38 @@ impl AddressMap {
     /// Takes the range out of all mappings.
     pub(super) fn remove(&mut self, memory: &mut impl TableMemory, page: u64, pages: u64) {
         let end = page + pages;
-        let cut = |found: Option<Range>, at: u64| found.filter(|range| range.start < at && range.end > at);
-        if let Some(range) = cut(self.tree.last_before(memory, page), page) {
-            self.cut(memory, range, page);
+        while let Some(range) = self.tree.next(memory, page).filter(|range| range.start < end) {
+            self.pages -= range.end.min(end) - range.start.max(page);
+            let (before, after) = (Range { end: page, ..range }, Range { start: end, ..range });
+            match (range.start < page, range.end > end) {
+                (false, false) => self.tree.remove(memory, range.start),
+                (true, false) => self.tree.alter(memory, range.start, before),
+                (false, true) => self.tree.alter(memory, range.start, after),
+                (true, true) => {
+                    self.tree.alter(memory, range.start, before);
+                    self.tree.insert(memory, after);
+                }
+            }
         }
-        if let Some(range) = cut(self.tree.last_before(memory, end), end) {
-            self.cut(memory, range, end);
-        }
-        let mut at = page;
-        while let Some(range) = self.tree.next(memory, at).filter(|range| range.start < end) {
-            self.pages -= range.end - range.start;
-            at = range.end;
-        }
-        self.tree.remove(memory, page, end);
     }
 
     /// Adds a mapping where there is none.
     pub(super) fn insert(&mut self, memory: &mut impl TableMemory, page: u64, pages: u64, mode: Mode) {
-        let mut new = Range { start: page, end: page + pages, note: mode.note() };
+        let new = Range { start: page, end: page + pages, note: mode.note() };
         self.pages += pages;
         let before = self.tree.last_before(memory, page);
-        if let Some(before) = before.filter(|range| range.end == new.start && range.note == new.note) {
-            self.tree.remove(memory, before.start, before.end);
-            new.start = before.start;
-        }
+        let before = before.filter(|range| range.end == new.start && range.note == new.note);
         let after = self.tree.next(memory, new.end);
-        if let Some(after) = after.filter(|range| range.start == new.end && range.note == new.note) {
-            self.tree.remove(memory, after.start, after.end);
-            new.end = after.end;
+        let after = after.filter(|range| range.start == new.end && range.note == new.note);
+        match (before, after) {
+            (None, None) => self.tree.insert(memory, new),
+            (Some(before), None) => self.tree.alter(memory, before.start, Range { end: new.end, ..before }),
+            (None, Some(after)) => self.tree.alter(memory, after.start, Range { start: new.start, ..after }),
+            (Some(before), Some(after)) => {
+                self.tree.remove(memory, after.start);
+                self.tree.alter(memory, before.start, Range { end: after.end, ..before });
+            }
         }
-        self.tree.insert(memory, new);
-    }
-
-    fn cut(&mut self, memory: &mut impl TableMemory, range: Range, at: u64) {
-        self.tree.remove(memory, range.start, range.end);
-        self.tree.insert(memory, Range { end: at, ..range });
-        self.tree.insert(memory, Range { start: at, ..range });
     }
 
     /// Records that addresses were unmapped after flush number `settled`.

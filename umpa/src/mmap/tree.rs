@@ -148,6 +148,59 @@ fn merge(memory: &mut impl TableMemory, below: Node, above: Node) -> Node {
     }
 }
 
+/// Inserts a node where its priority belongs: on average two steps above the bottom.
+fn insert_under(memory: &mut impl TableMemory, node: Node, new: Node, start: u64, priority: u64) -> Node {
+    if node == NONE || get(memory, node, PRIORITY) < priority {
+        let (below, above) = split(memory, node, start);
+        set(memory, new, LEFT, below);
+        set(memory, new, RIGHT, above);
+        update(memory, new);
+        return new;
+    }
+    let side = if start < get(memory, node, START) { LEFT } else { RIGHT };
+    let child = get(memory, node, side);
+    let child = insert_under(memory, child, new, start, priority);
+    set(memory, node, side, child);
+    update(memory, node);
+    node
+}
+
+/// Takes out the node that starts there: what takes its place, and the node.
+fn remove_under(memory: &mut impl TableMemory, node: Node, start: u64) -> (Node, Node) {
+    debug_assert!(node != NONE, "no range starts at {start:#x}");
+    if node == NONE {
+        return (NONE, NONE);
+    }
+    let here = get(memory, node, START);
+    if here == start {
+        let (left, right) = (get(memory, node, LEFT), get(memory, node, RIGHT));
+        return (merge(memory, left, right), node);
+    }
+    let side = if start < here { LEFT } else { RIGHT };
+    let child = get(memory, node, side);
+    let (child, removed) = remove_under(memory, child, start);
+    set(memory, node, side, child);
+    update(memory, node);
+    (node, removed)
+}
+
+/// Writes `new` to the node that starts at `start`.
+fn alter_under(memory: &mut impl TableMemory, node: Node, start: u64, new: Range) {
+    debug_assert!(node != NONE, "no range starts at {start:#x}");
+    if node == NONE {
+        return;
+    }
+    let here = get(memory, node, START);
+    if here == start {
+        set(memory, node, START, new.start);
+        set(memory, node, END, new.end | new.note << NOTE_SHIFT);
+    } else {
+        let child = get(memory, node, if start < here { LEFT } else { RIGHT });
+        alter_under(memory, child, start, new);
+    }
+    update(memory, node);
+}
+
 /// The highest place in the holes of a subtree and around it. A subtree that surely has none is
 /// skipped; with an alignment one may be missed that lies in a hole not surely long enough.
 fn search(memory: &impl TableMemory, node: Node, wanted: Wanted) -> Option<u64> {
@@ -260,30 +313,23 @@ impl Tree {
         self.seed ^= self.seed << 17;
         set(memory, node, START, new.start);
         set(memory, node, END, new.end | new.note << NOTE_SHIFT);
-        set(memory, node, LEFT, NONE);
-        set(memory, node, RIGHT, NONE);
         set(memory, node, PRIORITY, self.seed);
-        update(memory, node);
-        let (below, above) = split(memory, self.root, new.start);
-        let below = merge(memory, below, node);
-        self.root = merge(memory, below, above);
+        self.root = insert_under(memory, self.root, node, new.start, self.seed);
     }
 
-    /// Takes away the ranges that start in `start..end`.
-    pub(super) fn remove(&mut self, memory: &mut impl TableMemory, start: u64, end: u64) {
-        let (below, rest) = split(memory, self.root, start);
-        let (inside, above) = split(memory, rest, end);
-        self.root = merge(memory, below, above);
-        self.give_all(memory, inside);
-    }
-
-    fn give_all(&mut self, memory: &mut impl TableMemory, node: Node) {
-        if node != NONE {
-            let (left, right) = (get(memory, node, LEFT), get(memory, node, RIGHT));
-            self.give_all(memory, left);
-            self.give_all(memory, right);
-            self.give(memory, node);
+    /// Takes away the range that starts there; it exists.
+    pub(super) fn remove(&mut self, memory: &mut impl TableMemory, start: u64) {
+        let (root, removed) = remove_under(memory, self.root, start);
+        self.root = root;
+        if removed != NONE {
+            self.give(memory, removed);
         }
+    }
+
+    /// Makes the range that starts there another one, between the same neighbours; it exists.
+    pub(super) fn alter(&mut self, memory: &mut impl TableMemory, start: u64, new: Range) {
+        debug_assert!(new.start < new.end, "{new:?}");
+        alter_under(memory, self.root, start, new);
     }
 
     fn give(&mut self, memory: &mut impl TableMemory, node: Node) {
