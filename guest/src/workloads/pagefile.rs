@@ -2,6 +2,9 @@
 //! written, then accesses of which four in five go to a fifth of the pages, then all pages read. Every
 //! word of every page is checked, and what it took is printed.
 //!
+//! `pagefile rounds POLICY frames pages accesses seed`: the accesses only, in rounds, for `vmm bench
+//! pagefile`.
+//!
 //! `pagefile limits`: what a file that is too small, fails or lies comes to: errors by value. The page
 //! file's size and faults are the caller's.
 
@@ -9,14 +12,16 @@ use umpa::blocks::Config as UmpaConfig;
 use umpa::hardware::BlockDevice;
 use umpa::pagefile::{self, Clock, Config, Node, OpenError, PageFileError, Policy, Promise, S3Fifo, Stats};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
-use umpa_abi::record::{Counter, Record, name};
+use umpa_abi::record::{Counter, Record, Sample, name};
 use work::paging::{Paging, Spread, Touches};
 
 use super::{Context, Failure, check, equal};
 use crate::block::Disk;
 use crate::call;
+use crate::clock;
 use crate::fault::{self, Scope};
 use crate::pagefile::{Paged, lasting, memory};
+use crate::rounds;
 use crate::userpage::Allocator;
 
 /// Frames and accesses where code runs natively, and at CPL 0, where each instruction may be interpreted.
@@ -36,6 +41,9 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let (frames, accesses) = SIZES[usize::from(context.boot.ring == 3)];
     if context.arg(1) == Some("limits") {
         return limits(&mut context.allocator(UmpaConfig::default()), &mut disk);
+    }
+    if context.arg(1) == Some("rounds") {
+        return measured(context, &mut disk);
     }
     let frames = context.number(1, frames)?;
     let accesses = context.number(2, accesses)?;
@@ -77,6 +85,75 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     umpa.settle();
     println!("every word of {pages} pages is what was written last");
     Ok(())
+}
+
+/// One sample for each round that counts; the counters are of those rounds.
+fn measured(context: &mut Context<'_>, disk: &mut Disk) -> Result<(), Failure> {
+    let is_clock = context.arg(2) == Some("clock");
+    let (frames, pages) = (context.number(3, 0)?, context.number(4, 0)?);
+    let (accesses, seed) = (context.number(5, 0)?, context.number(6, 0)?);
+    let mut umpa = context.allocator(UmpaConfig::default());
+    let none = || Failure::new("no memory for bookkeeping");
+    let nodes = lasting::<Node>(&mut umpa, pages as usize).ok_or_else(none)?;
+    let (mut ring, mut queues);
+    let policy: &mut dyn Policy = if is_clock {
+        ring = Clock::new(nodes);
+        &mut ring
+    } else {
+        queues = S3Fifo::new(nodes, frames as u32);
+        &mut queues
+    };
+    let writes = lasting(&mut umpa, pages as usize).ok_or_else(none)?;
+    let bookkeeping = memory(&mut umpa, pages, disk.slots().min(2 * pages)).ok_or_else(none)?;
+    let config = Config::new(frames);
+    let mut paged = opened(Paged::open(&mut umpa, disk, bookkeeping, policy, config, pages))?;
+    let mut work = Paging::new(paged.words(), writes);
+    let series = name(if is_clock { "clock" } else { "s3-fifo" });
+    let wrong = |wrong| {
+        println!("{wrong:?}");
+        Failure::new("a word isn't what was written")
+    };
+    let (before, after) = fault::scope(&mut paged, |scope| {
+        work.fill();
+        let mut before = None;
+        rounds::each(|counts| {
+            if counts && before.is_none() {
+                before = Some(scope.pause(|paged| paged.pager.stats()));
+            }
+            let mut touches = Touches::new(seed, pages, Spread::Flat, 50);
+            let start_cycles = clock::cycles();
+            let sum = work.go(&mut touches, accesses).map_err(wrong)?;
+            let cycles = clock::cycles().wrapping_sub(start_cycles);
+            if !counts {
+                return Ok(());
+            }
+            let work = name("access");
+            rounds::report(Sample {
+                series,
+                work,
+                bytes: 0,
+                ops: accesses,
+                pages,
+                cycles,
+                check: sum,
+                reserved: 0,
+            })
+        })?;
+        let after = scope.pause(|paged| paged.pager.stats());
+        work.check_all().map_err(wrong)?;
+        Ok((before.unwrap_or_default(), after))
+    })?;
+    for (text, value) in [
+        ("page-ins", after.page_ins - before.page_ins),
+        ("read-ahead", after.read_ahead - before.read_ahead),
+        ("page-outs", after.page_outs - before.page_outs),
+        ("taken-back", after.taken_back - before.taken_back),
+        ("flushes", after.batches - before.batches),
+    ] {
+        let counter = Record::Counter(Counter { name: name(text), value });
+        call::report(&counter).map_err(|_| Failure::new("a counter isn't wanted"))?;
+    }
+    paged.close().map_err(|_| Failure::new("the region can't be closed"))
 }
 
 fn show(name: &str, stats: &Stats, flushes: u64) {

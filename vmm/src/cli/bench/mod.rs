@@ -5,6 +5,7 @@ mod calls;
 mod fig7;
 mod mmap;
 mod output;
+mod pagefile;
 mod paused;
 mod release;
 mod rounds;
@@ -38,6 +39,7 @@ enum Bench {
     Fig7(fig7::Args),
     Batch(batch::Args),
     Mmap(mmap::Args),
+    Pagefile(pagefile::Args),
     Release(release::Args),
 }
 
@@ -51,6 +53,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
         Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
     }
 }
