@@ -38,3 +38,18 @@ fn four_million_nodes_are_allocated_at_once() {
     let args = ["--workload", "n1527", "--mem", "400M", "--timeout", PATIENCE, "--", "4000000"];
     run(&args).expect(0, &BATCHES);
 }
+
+const VECTORS: [&str; 4] = ["Vec, doubled", "EVector, 4 KiB", "EVector, 2 MiB", "no element was copied"];
+
+#[test]
+fn core_vectors_grow_by_page_table_in_both_rings() {
+    workload("vector", "3", &["30000"]).expect(0, &VECTORS);
+    // Interpreted in mode shadow.
+    workload("vector", "0", &["1500"]).expect(0, &VECTORS);
+}
+
+#[test]
+fn vectors_of_many_elements_grow_by_page_table() {
+    run(&["--workload", "vector", "--mem", "256M", "--timeout", PATIENCE, "--", "10000000"])
+        .expect(0, &VECTORS);
+}

@@ -31,6 +31,7 @@ mod requests;
 mod tour;
 mod triple_fault;
 mod userpage;
+mod vector;
 mod violation;
 mod watch;
 
@@ -188,6 +189,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "userpage",
         description: "the paper's five functions through their C symbols, nonsense included",
         run: userpage::run,
+    },
+    Workload {
+        name: "vector",
+        description: "[pushes] a vector that grows by page table, beside Vec with its capacity known",
+        run: vector::run,
     },
     Workload {
         name: "violation",
