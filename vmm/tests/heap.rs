@@ -14,7 +14,7 @@ const COLLECTIONS: [&str; 2] = ["a map of strings", "every element as it was sto
 
 #[test]
 fn core_collections_live_on_a_heap_in_both_rings() {
-    workload("dlmalloc", "3", &["1000"]).expect(0, &COLLECTIONS);
+    workload("dlmalloc", "3", &["300"]).expect(0, &COLLECTIONS);
     // Interpreted in mode shadow.
     workload("dlmalloc", "0", &["40"]).expect(0, &COLLECTIONS);
 }

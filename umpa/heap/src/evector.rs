@@ -72,6 +72,8 @@ pub struct EVector<'h, 'u, 'a, T, M: Machine + Send> {
     heap: &'h Heap<'u, 'a, M>,
     start: NonNull<T>,
     len: usize,
+    /// Elements that fit into `bytes`.
+    capacity: usize,
     /// Bytes of memory: 0, and `start` dangles, or those of the block at `start`.
     bytes: usize,
     reserve_bytes: usize,
@@ -97,16 +99,25 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
         // A window of its own, which a large page fits into.
         let reserve_bytes = if bytes < LARGE_BYTES { LARGE_BYTES } else { bytes };
         let (start, owns) = (NonNull::dangling(), PhantomData);
-        Self { heap, start, len: 0, bytes: 0, reserve_bytes, growth, owns }
+        Self { heap, start, len: 0, capacity: Self::fitting(0), bytes: 0, reserve_bytes, growth, owns }
     }
 
     /// Elements that fit into the memory that there is.
     #[must_use]
     pub const fn capacity(&self) -> usize {
-        match self.bytes.checked_div(size_of::<T>()) {
+        self.capacity
+    }
+
+    /// Elements that fit into so many bytes.
+    const fn fitting(bytes: usize) -> usize {
+        match bytes.checked_div(size_of::<T>()) {
             Some(elements) => elements,
             None => usize::MAX,
         }
+    }
+
+    fn set_block(&mut self, start: NonNull<T>, bytes: usize) {
+        (self.start, self.bytes, self.capacity) = (start, bytes, Self::fitting(bytes));
     }
 
     /// Bytes of memory without elements.
@@ -121,7 +132,7 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
     /// [`HeapError`] and the element; the vector is as it was.
     #[inline]
     pub fn try_push(&mut self, element: T) -> Result<(), (HeapError, T)> {
-        if self.len == self.capacity()
+        if self.len == self.capacity
             && let Err(error) = self.grow()
         {
             return Err((error, element));
@@ -221,7 +232,7 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
             // SAFETY: it is the vector's block, and nobody refers to elements now.
             unsafe { self.heap.realloc(self.start.cast(), bytes, align_bytes) }
         };
-        (self.start, self.bytes) = (block?.cast(), bytes);
+        self.set_block(block?.cast(), bytes);
         Ok(())
     }
 
@@ -245,7 +256,7 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
         }
         // SAFETY: it is the vector's block; no element lies behind `bytes`.
         if unsafe { self.heap.resize(self.start.cast(), bytes) }.is_ok() {
-            self.bytes = bytes;
+            self.set_block(self.start, bytes);
         }
     }
 
@@ -255,7 +266,7 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
             // SAFETY: it is the vector's block, and no element is in it.
             let freed = unsafe { self.heap.free(self.start.cast()) };
             debug_assert!(freed.is_ok(), "{freed:?}");
-            (self.start, self.bytes) = (NonNull::dangling(), 0);
+            self.set_block(NonNull::dangling(), 0);
         }
     }
 }

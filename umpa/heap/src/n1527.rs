@@ -334,6 +334,10 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
                 // SAFETY: the block has so many bytes, and nobody has it yet.
                 unsafe { block.write_bytes(0, run.usable_bytes()) };
             }
+            // The last one may have more: what was left over of one chunk.
+            let zeroed =
+                run.get(run.len() - 1).map_or(Ok(()), |last| self.zero_from(last, run.usable_bytes()));
+            debug_assert!(zeroed.is_ok(), "{zeroed:?}");
         }
         run.write_to(ptrs);
         *size = run.usable_bytes();

@@ -173,7 +173,7 @@ fn run<const WORDS: usize>(
 }
 
 fn cases() -> ProptestConfig {
-    let seeds = FileFailurePersistence::WithSource("regressions");
+    let seeds = FileFailurePersistence::WithSource("proptest-regressions");
     ProptestConfig { failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::with_cases(64) }
 }
 

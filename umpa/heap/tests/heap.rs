@@ -251,7 +251,7 @@ fn page_config() -> impl Strategy<Value = PageConfig> {
 }
 
 fn cases() -> ProptestConfig {
-    let seeds = FileFailurePersistence::WithSource("regressions");
+    let seeds = FileFailurePersistence::WithSource("proptest-regressions");
     ProptestConfig { failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::with_cases(96) }
 }
 

@@ -295,7 +295,7 @@ impl World<'_, '_, '_> {
 }
 
 fn cases() -> ProptestConfig {
-    let seeds = FileFailurePersistence::WithSource("regressions");
+    let seeds = FileFailurePersistence::WithSource("proptest-regressions");
     ProptestConfig { failure_persistence: Some(Box::new(seeds)), ..ProptestConfig::with_cases(96) }
 }
 
@@ -484,6 +484,32 @@ fn blocks_of_a_run_are_blocks() {
             ptrs[777] = grown.as_ptr();
             assert!(ptrs.iter().enumerate().all(|(n, ptr)| ptr.cast::<u64>().read() == n as u64));
             assert!(heap.batch_alloc1(None, &mut ptrs, &mut 0, 0, 0, Flags::empty()).complete);
+        }
+    });
+}
+
+/// Also what the last block of a small batch has more than the others.
+#[test]
+fn new_blocks_are_zero_to_their_ends() {
+    with_heap(1024, |heap| {
+        for (count, size) in (2..60).flat_map(|count| [1, 25, 73, 500].map(|size| (count, size))) {
+            // Memory that was used, with a free chunk of about the batch's size.
+            let around = [(); 3].map(|()| heap.alloc(count * (size + 24), 16).expect("memory"));
+            // SAFETY: within the blocks, which nobody uses.
+            unsafe {
+                around.iter().for_each(|block| block.write_bytes(0xff, count * (size + 24)));
+                assert_eq!(heap.free(around[1]), Ok(()));
+                let (mut ptrs, mut told) = (vec![null_mut(); count], size);
+                let zero = Flags::ZERO_MEMORY;
+                assert!(heap.batch_alloc1(None, &mut ptrs, &mut told, 0, 0, zero).complete);
+                for &ptr in &ptrs {
+                    let usable = heap.malloc_usable_size(ptr);
+                    assert!(usable >= told && told >= size);
+                    assert!((0..usable).all(|at| ptr.add(at).read() == 0), "{count} of {size} bytes");
+                }
+                assert!(heap.batch_alloc1(None, &mut ptrs, &mut 0, 0, 0, Flags::empty()).complete);
+                assert_eq!(heap.free(around[0]).and(heap.free(around[2])), Ok(()));
+            }
         }
     });
 }
