@@ -55,12 +55,12 @@
 pub mod probe;
 
 use core::cell::UnsafeCell;
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 
 pub use umpa::watch::Access;
 use umpa_abi::addr::Gva;
 
+use crate::lend::{self, Handles, Place, Upcall};
 use crate::{trap, upcall};
 
 /// Why it failed.
@@ -176,11 +176,30 @@ pub trait Handler {
     fn page_fault(&mut self, fault: &Fault) -> Handled;
 }
 
-/// A handler without its type.
-#[derive(Clone, Copy)]
-struct Registered {
-    handler: *mut (),
-    call: unsafe fn(*mut (), &Fault) -> Handled,
+/// Page faults, as what a handler is lent to.
+#[derive(Debug)]
+pub enum PageFaults {}
+
+impl Upcall for PageFaults {
+    type Event = Fault;
+    type Answer = Handled;
+
+    fn place() -> &'static Place<Self> {
+        &RECORD.registered
+    }
+    fn take_back() -> u32 {
+        disarm()
+    }
+    fn lend(lent: u32) {
+        arm(lent);
+    }
+    const LENT: u32 = ARMED;
+}
+
+impl<H: Handler> Handles<PageFaults> for H {
+    fn handle(&mut self, fault: &Fault) -> Handled {
+        self.page_fault(fault)
+    }
 }
 
 #[repr(C)]
@@ -189,15 +208,11 @@ pub(crate) struct Record {
     armed: AtomicU32,
     /// The handler runs.
     running: AtomicBool,
-    registered: UnsafeCell<Option<Registered>>,
+    registered: Place<PageFaults>,
 }
 
-// SAFETY: one vCPU runs an image. `registered` is written by `Lent` only, with armed = 0, and read by
-// `dispatch` only, which runs when armed was 1: never both.
-unsafe impl Sync for Record {}
-
 pub(crate) static RECORD: Record =
-    Record { armed: AtomicU32::new(0), running: AtomicBool::new(false), registered: UnsafeCell::new(None) };
+    Record { armed: AtomicU32::new(0), running: AtomicBool::new(false), registered: Place::empty() };
 
 /// The stub clears bit 0, which makes it [`UNDER_WAY`].
 const ARMED: u32 = 3;
@@ -279,28 +294,18 @@ pub(crate) const CLEAN_FLAGS: i32 = !(1 << 8 | 1 << 10 | 1 << 14 | 1 << 18);
 extern "C" fn dispatch(fault: &Fault) {
     RECORD.running.store(true, Relaxed);
     compiler_fence(SeqCst);
-    // SAFETY: the stub found armed = 1 and cleared it, so nobody writes the record (see `Record`).
-    let registered = unsafe { *RECORD.registered.get() };
-    let handled = match registered {
-        // SAFETY: what `Lent::new` wrote together: a handler and the function for its type. `scope`
-        // borrows the handler as long as it is registered, and armed was 1: nobody has it by `pause`.
-        Some(Registered { handler, call }) => unsafe { call(handler, fault) },
-        None => Handled::NotMine,
+    // SAFETY: the stub found it armed and cleared that: it was lent, and isn't called a second time.
+    let handled = unsafe {
+        match RECORD.registered.get() {
+            Some(handler) => handler.call(fault),
+            None => Handled::NotMine,
+        }
     };
     compiler_fence(SeqCst);
     RECORD.running.store(false, Relaxed);
     if handled == Handled::NotMine {
         trap::report_fault(fault);
     }
-}
-
-/// Calls the handler behind a pointer that has lost its type.
-///
-/// # Safety
-/// `handler` is a valid `H`, and nobody else uses it now.
-unsafe fn call<H: Handler>(handler: *mut (), fault: &Fault) -> Handled {
-    // SAFETY: as above.
-    unsafe { (*handler.cast::<H>()).page_fault(fault) }
 }
 
 /// Disarms; says whether it was armed.
@@ -322,54 +327,8 @@ pub(crate) fn is_under_way() -> bool {
     RECORD.armed.load(Relaxed) == UNDER_WAY
 }
 
-/// A handler in the record; what was there before comes back when this is dropped.
-pub(crate) struct Lent {
-    outer: Option<Registered>,
-    outer_armed: u32,
-}
-
-impl Lent {
-    /// # Safety
-    /// Until the result is dropped `handler` is valid, and used by nobody else while armed. Results are
-    /// dropped in the reverse order.
-    pub(crate) unsafe fn new<H: Handler>(handler: *mut H) -> Self {
-        let outer_armed = disarm();
-        let registered = Registered { handler: handler.cast(), call: call::<H> };
-        // SAFETY: disarmed (see `Record`).
-        let outer = unsafe { RECORD.registered.get().replace(Some(registered)) };
-        arm(ARMED);
-        Self { outer, outer_armed }
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        disarm();
-        // SAFETY: disarmed (see `Record`).
-        unsafe { *RECORD.registered.get() = self.outer };
-        arm(self.outer_armed);
-    }
-}
-
 /// A handler that is lent to the fault path.
-#[derive(Debug)]
-pub struct Scope<'h, H> {
-    handler: *mut H,
-    lifetime: PhantomData<&'h mut H>,
-}
-
-impl<H: Handler> Scope<'_, H> {
-    /// Takes the handler back while `work` runs. A fault in it is reported.
-    pub fn pause<R>(&mut self, work: impl FnOnce(&mut H) -> R) -> R {
-        let armed = disarm();
-        // SAFETY: `scope` borrows the handler for longer than this value lives; `self` is borrowed, so
-        // there is no other `pause` of it; disarmed, so the fault path doesn't use it either. (A scope
-        // within `work` arms another handler.)
-        let result = work(unsafe { &mut *self.handler });
-        arm(armed);
-        result
-    }
-}
+pub type Scope<'h, H> = lend::Scope<'h, H, PageFaults>;
 
 /// Runs `body`, whose page faults `handler` handles. Scopes nest; the innermost handler is asked, and
 /// no other.
@@ -379,13 +338,7 @@ impl<H: Handler> Scope<'_, H> {
 pub fn scope<H: Handler, R>(handler: &mut H, body: impl FnOnce(&mut Scope<'_, H>) -> R) -> R {
     assert!(!RECORD.running.load(Relaxed), "a scope of page faults from within their handler");
     assert!(!upcall::is_running(), "a scope of page faults from within a handler of requests");
-    let handler: *mut H = handler;
-    // SAFETY: the handler is borrowed until the end of this function, `lent` is dropped there, and
-    // `body` reaches the handler by `pause` only. Scopes end in reverse order, being calls.
-    let lent = unsafe { Lent::new(handler) };
-    let result = body(&mut Scope { handler, lifetime: PhantomData });
-    drop(lent);
-    result
+    lend::scope(handler, body)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - [`entry`]: the image header, the first instruction, boot info, and the end;
 //! - [`trap`]: exceptions; `trap.s` is all the code that runs at CPL 0;
 //! - [`fault`]: page faults that user code handles; [`upcall`]: requests for frames that it answers;
+//!   [`lend`]: what their handlers have in common;
 //! - [`syscall`]: the stub behind `syscall`;
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`block`]: the block device, for page files;
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod entry;
 pub mod fault;
 pub mod heap;
+pub mod lend;
 pub mod machine;
 pub mod mmu;
 pub mod numbers;

@@ -61,13 +61,14 @@
 pub mod probe;
 
 use core::cell::UnsafeCell;
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 
 use umpa_abi::addr::Gva;
 use umpa_abi::upcall::{Request, Severity, read};
 
-use crate::{call, fault};
+use crate::call;
+use crate::fault::{self, PageFaults};
+use crate::lend::{self, Handles, Lent, Place, Upcall};
 
 /// A handler is registered and not in use: an interrupt may be delivered.
 const LENT: u32 = 1;
@@ -86,24 +87,39 @@ pub trait Handler {
     fn release(&mut self, request: &Request) -> u64;
 }
 
-/// A handler without its type.
-#[derive(Clone, Copy)]
-struct Registered {
-    handler: *mut (),
-    call: unsafe fn(*mut (), &Request) -> u64,
+/// Requests, as what a handler is lent to.
+#[derive(Debug)]
+pub enum Requests {}
+
+impl Upcall for Requests {
+    type Event = Request;
+    type Answer = u64;
+
+    fn place() -> &'static Place<Self> {
+        &RECORD.registered
+    }
+    fn take_back() -> u32 {
+        take_back()
+    }
+    fn lend(lent: u32) {
+        lend(lent);
+    }
+    const LENT: u32 = LENT;
+}
+
+impl<H: Handler> Handles<Requests> for H {
+    fn handle(&mut self, request: &Request) -> u64 {
+        self.release(request)
+    }
 }
 
 #[repr(C)]
 pub(crate) struct Record {
     state: AtomicU32,
-    registered: UnsafeCell<Option<Registered>>,
+    registered: Place<Requests>,
 }
 
-// SAFETY: one vCPU runs an image. `registered` is written by `Lent` only, not LENT, and read by
-// `dispatch` only, which runs when the state was LENT: never both.
-unsafe impl Sync for Record {}
-
-pub(crate) static RECORD: Record = Record { state: AtomicU32::new(0), registered: UnsafeCell::new(None) };
+pub(crate) static RECORD: Record = Record { state: AtomicU32::new(0), registered: Place::empty() };
 
 /// Where the request page is; 0 before [`install`].
 static PAGE: AtomicU64 = AtomicU64::new(0);
@@ -285,12 +301,10 @@ pub fn serve<H: Handler>(handler: &mut H) -> u64 {
 extern "C" fn dispatch() {
     compiler_fence(SeqCst);
     let armed = fault::disarm();
-    // SAFETY: the state was LENT and is RUNNING, so nobody writes the record (see `Record`).
-    let registered = unsafe { *RECORD.registered.get() };
-    if let Some(Registered { handler, call }) = registered {
-        // SAFETY: what `Lent::new` wrote together: a handler and the function for its type. `scope`
-        // borrows the handler as long as it is registered, and it was LENT: nobody has it by `pause`.
-        serve_all(|request| unsafe { call(handler, request) });
+    // SAFETY: the state was LENT and is RUNNING: nobody takes the handler back or calls it besides.
+    if let Some(handler) = unsafe { RECORD.registered.get() } {
+        // SAFETY: as above.
+        serve_all(|request| unsafe { handler.call(request) });
     }
     fault::arm(armed);
     compiler_fence(SeqCst);
@@ -329,15 +343,6 @@ pub(crate) fn is_running() -> bool {
     RECORD.state.load(Relaxed) & RUNNING != 0
 }
 
-/// Calls the handler behind a pointer that has lost its type.
-///
-/// # Safety
-/// `handler` is a valid `H`, and nobody else uses it now.
-unsafe fn call_handler<H: Handler>(handler: *mut (), request: &Request) -> u64 {
-    // SAFETY: as above.
-    unsafe { (*handler.cast::<H>()).release(request) }
-}
-
 /// Takes the handler back; says whether it was lent.
 fn take_back() -> u32 {
     let lent = RECORD.state.fetch_and(!LENT, Relaxed) & LENT;
@@ -352,54 +357,10 @@ fn lend(lent: u32) {
     deliver();
 }
 
-/// A handler in the record; what was there before comes back when this is dropped.
-struct Lent {
-    outer: Option<Registered>,
-    outer_lent: u32,
-}
-
-impl Lent {
-    /// # Safety
-    /// Until the result is dropped `handler` is valid, and used by nobody else while LENT. Results are
-    /// dropped in the reverse order.
-    unsafe fn new<H: Handler>(handler: *mut H) -> Self {
-        let outer_lent = take_back();
-        let registered = Registered { handler: handler.cast(), call: call_handler::<H> };
-        // SAFETY: not LENT (see `Record`).
-        let outer = unsafe { RECORD.registered.get().replace(Some(registered)) };
-        lend(LENT);
-        Self { outer, outer_lent }
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        take_back();
-        // SAFETY: not LENT (see `Record`).
-        unsafe { *RECORD.registered.get() = self.outer };
-        lend(self.outer_lent);
-    }
-}
-
 /// A handler that is lent to requests.
-#[derive(Debug)]
-pub struct Scope<'h, H> {
-    handler: *mut H,
-    lifetime: PhantomData<&'h mut H>,
-}
+pub type Scope<'h, H> = lend::Scope<'h, H, Requests>;
 
 impl<H: Handler> Scope<'_, H> {
-    /// Takes the handler back while `work` runs. A request in it waits for its end.
-    pub fn pause<R>(&mut self, work: impl FnOnce(&mut H) -> R) -> R {
-        let lent = take_back();
-        // SAFETY: `scope` borrows the handler for longer than this value lives; `self` is borrowed, so
-        // there is no other `pause` of it; not LENT, so no request uses it either. (A scope within
-        // `work` lends another handler.)
-        let result = work(unsafe { &mut *self.handler });
-        lend(lent);
-        result
-    }
-
     /// Serves the requests that came without an interrupt; says how many.
     pub fn poll(&mut self) -> u64 {
         if pending().is_none() {
@@ -423,13 +384,7 @@ fn assert_no_handler_runs() {
 /// From within a handler of requests or page faults.
 pub fn scope<H: Handler, R>(handler: &mut H, body: impl FnOnce(&mut Scope<'_, H>) -> R) -> R {
     assert_no_handler_runs();
-    let handler: *mut H = handler;
-    // SAFETY: the handler is borrowed until the end of this function, `lent` is dropped there, and
-    // `body` reaches the handler by `pause` only. Scopes end in reverse order, being calls.
-    let lent = unsafe { Lent::new(handler) };
-    let result = body(&mut Scope { handler, lifetime: PhantomData });
-    drop(lent);
-    result
+    lend::scope(handler, body)
 }
 
 /// A handler that is lent to requests and to page faults.
@@ -472,8 +427,9 @@ pub fn scope_with_faults<H: Handler + fault::Handler, R>(
     let handler: *mut H = handler;
     // SAFETY: as in `scope`, for both. `dispatch` disarms page faults, and nothing is dispatched while
     // one is under way: never both at once. `pause` takes it back from both.
-    let (faults, requests) = unsafe { (fault::Lent::new(handler), Lent::new(handler)) };
-    let result = body(&mut BothScope { requests: Scope { handler, lifetime: PhantomData } });
+    let (faults, requests, scope) =
+        unsafe { (Lent::<PageFaults>::new(handler), Lent::<Requests>::new(handler), Scope::new(handler)) };
+    let result = body(&mut BothScope { requests: scope });
     drop(requests);
     drop(faults);
     result
