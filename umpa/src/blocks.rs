@@ -173,7 +173,7 @@ const BLOCK: u64 = 1 << 60;
 
 /// A block found by its address.
 #[derive(Clone, Copy)]
-enum Block {
+pub(crate) enum Block {
     Direct { first: Frame, pages: u64 },
     Window { slot: Slot, pages: u64 },
     Cover(cover::Cover),
@@ -437,7 +437,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
         }
     }
 
-    fn find(&self, gva: Gva) -> Result<Block, BlockError> {
+    pub(crate) fn find(&self, gva: Gva) -> Result<Block, BlockError> {
         let missing = BlockError::NotABlock { gva };
         if !gva.is_aligned(PageSize::Size4K) {
             return Err(missing);

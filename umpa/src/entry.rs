@@ -81,6 +81,19 @@ impl Entry {
         Self(frame.start().get() | EntryFlags::LINK.bits() | paging::PRESENT)
     }
 
+    /// The same entry with the right to write, or without.
+    #[must_use]
+    pub(crate) const fn with_write(self, allowed: bool) -> Self {
+        let bit = EntryFlags::WRITABLE.bits();
+        Self(if allowed { self.0 | bit } else { self.0 & !bit })
+    }
+
+    /// W is set.
+    #[must_use]
+    pub(crate) const fn allows_write(self) -> bool {
+        self.0 & EntryFlags::WRITABLE.bits() != 0
+    }
+
     /// P is set.
     #[must_use]
     pub const fn is_present(self) -> bool {

@@ -13,13 +13,17 @@
 //! [`Flush::complete`](crate::flush::Flush::complete) or through the quarantine kept here, which a
 //! [`FlushedAll`] opens: there is no other constructor. So "reused before flushed" doesn't compile.
 //!
-//! Invariant: `granted = free + quarantined + taken`, where `taken` are the frames in runs that are
-//! out. Cost: constant for each run, whatever its length; bookkeeping is one tag of 8 bytes a frame.
+//! Invariant: `granted = free + quarantined + shared + taken`, where `shared` are those that several
+//! leaves may map (frames/shared.rs), and `taken` all others in runs that are out. Cost: constant for each run, whatever its length; bookkeeping is one tag of 8 bytes a frame.
+
+mod shared;
 
 use crate::flush::FlushedAll;
 use crate::hardware::FrameSource;
 use crate::runs::{RunError, Runs};
 use core::marker::PhantomData;
+pub use shared::References;
+pub(crate) use shared::{Lost, REFERENCES_MAX};
 use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{EXTENTS_MAX, Extent, Policy, Shortfall};
 
@@ -126,6 +130,7 @@ pub struct FrameStore<'a> {
     granted_frames: u64,
     quarantine_head: u64,
     quarantined_frames: u64,
+    shared_frames: u64,
 }
 
 impl<'a> FrameStore<'a> {
@@ -139,6 +144,7 @@ impl<'a> FrameStore<'a> {
             granted_frames: 0,
             quarantine_head: NONE,
             quarantined_frames: 0,
+            shared_frames: 0,
         }
     }
 
@@ -328,7 +334,12 @@ impl<'a> FrameStore<'a> {
             at = note & LINK;
         }
         assert_eq!(frames, self.quarantined_frames, "quarantined");
-        assert_eq!(self.granted_frames, self.free_frames() + frames + taken_frames, "granted");
+        assert_eq!(
+            self.granted_frames,
+            self.free_frames() + frames + self.shared_frames + taken_frames,
+            "granted"
+        );
+        self.check_shared();
     }
 
     fn unit(&self, frame: Frame) -> Option<u64> {

@@ -25,6 +25,8 @@
 //! | [`flush`] | flushes that are owed | one flush for any number |
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
 //! | [`blocks`] | blocks: the paper's five functions | see there |
+//! | [`view`] | nothing: frames mapped at several addresses are counted in their tags | two stores for each page, one flush for a batch |
+//! | [`snapshot`] | nothing: copy-on-write images share tables and leaves | two stores for each 2 MiB; a copy for each page written after |
 //! | [`watch`] | nothing: watches are bits of leaves | one store for each leaf, one flush for a batch |
 //! | [`release`] | what may be discarded when the host asks for frames | see there |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
@@ -84,6 +86,8 @@ pub mod mmap;
 pub mod pagefile;
 pub mod release;
 pub mod runs;
+pub mod snapshot;
 pub mod space;
 pub mod tables;
+pub mod view;
 pub mod watch;

@@ -25,12 +25,14 @@
 //! Bookkeeping is one 8-byte record for each slot ever used, in sparse arrays made of frames of the
 //! table arena: 512 records a frame.
 
+mod record;
+
 use crate::flush::FlushedAll;
 use crate::hardware::TableMemory;
 use crate::tables::TableArena;
-use umpa_abi::addr::{Frame, Gva, PAGE_SHIFT, Page};
+use record::{NONE, Record, Records, forget};
+use umpa_abi::addr::{Gva, PAGE_SHIFT, Page};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
-use umpa_abi::paging::ENTRIES;
 
 /// log2 of the smallest slot's bytes: one page.
 pub const SHIFT_MIN: u32 = PAGE_SHIFT;
@@ -111,100 +113,16 @@ pub enum State {
         /// Its pages.
         pages: u64,
     },
+    /// Somebody's who isn't the blocks': no block begins there.
+    Held {
+        /// 32 bits of the holder's.
+        note: u64,
+    },
     /// A freed window that keeps its mapping.
     Retained {
         /// Pages mapped.
         pages: u64,
     },
-}
-
-const LINK_BITS: u32 = 30;
-const NONE: u32 = (1 << LINK_BITS) - 1;
-const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < NONE as u64);
-
-/// A slot's record: kind (2 bits), pages (32 bits), link (30 bits). A live slot is in no list: its link
-/// is the number of flushes when a page of it was unmapped last, modulo [`NONE`], or `NONE`. A cover's
-/// is its offset.
-#[derive(Clone, Copy)]
-struct Record(u64);
-
-impl Record {
-    const VACANT: u64 = 0;
-    const COVER: u64 = 1;
-    const LIVE: u64 = 2;
-    const RETAINED: u64 = 3;
-
-    const fn new(kind: u64, pages: u64, link: u32) -> Self {
-        Self(kind << 62 | pages << LINK_BITS | link as u64)
-    }
-
-    const fn state(self) -> State {
-        let pages = self.0 << 2 >> (LINK_BITS + 2);
-        match self.0 >> 62 {
-            Self::COVER => State::Cover { offset_pages: self.link() as u64, pages },
-            Self::LIVE => State::Live { pages },
-            Self::RETAINED => State::Retained { pages },
-            _ => State::Vacant,
-        }
-    }
-
-    const fn link(self) -> u32 {
-        (self.0 & NONE as u64) as u32
-    }
-}
-
-/// A sparse array of records: a tree of frames with 512 words each.
-#[derive(Clone, Copy)]
-struct Records {
-    root: Option<Frame>,
-}
-
-impl Records {
-    const fn height(shift: u32) -> u32 {
-        (REGION_SHIFT - shift).div_ceil(9)
-    }
-
-    const fn digit(index: u32, height: u32) -> usize {
-        (index >> (9 * (height - 1))) as usize % 512
-    }
-
-    fn get(self, memory: &impl TableMemory, slot: Slot) -> Record {
-        let Some(mut node) = self.root else { return Record(0) };
-        for height in (2..=Self::height(slot.shift)).rev() {
-            let word = memory.read(node, Self::digit(slot.index, height));
-            if word == 0 {
-                return Record(0);
-            }
-            node = Frame::new(word);
-        }
-        Record(memory.read(node, Self::digit(slot.index, 1)))
-    }
-
-    fn set(
-        &mut self,
-        memory: &mut impl TableMemory,
-        arena: &mut TableArena<'_>,
-        slot: Slot,
-        record: Record,
-    ) -> Result<(), SpaceError> {
-        let mut node = match self.root {
-            Some(node) => node,
-            None => *self.root.insert(arena.get().ok_or(SpaceError::OutOfTables)?),
-        };
-        for height in (2..=Self::height(slot.shift)).rev() {
-            let digit = Self::digit(slot.index, height);
-            let word = memory.read(node, digit);
-            node = if word == 0 {
-                let below = arena.get().ok_or(SpaceError::OutOfTables)?;
-                memory.write(node, digit, below.get());
-                below
-            } else {
-                Frame::new(word)
-            };
-        }
-        memory.write(node, Self::digit(slot.index, 1), record.0);
-        Ok(())
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -325,6 +243,18 @@ impl AddressSpace {
     ) {
         debug_assert!(offset_pages + pages <= slot.pages());
         self.rewrite(memory, arena, slot, Record::new(Record::COVER, pages, offset_pages as u32));
+    }
+
+    /// Makes a live window a holder's, with a note of 32 bits, or gives a held one another note.
+    pub(crate) fn hold(
+        &mut self,
+        memory: &mut impl TableMemory,
+        arena: &mut TableArena<'_>,
+        slot: Slot,
+        note: u64,
+    ) {
+        debug_assert!(note >> 32 == 0);
+        self.rewrite(memory, arena, slot, Record::new(Record::COVER, note, NONE));
     }
 
     /// Records that pages of a live window were unmapped after flush number `settled`.
@@ -478,21 +408,6 @@ impl AddressSpace {
         let set = self.classes[slot.class()].records.set(memory, arena, slot, record);
         debug_assert_eq!(set, Ok(()), "the record of {slot:?} exists");
     }
-}
-
-/// Clears a node of [`Records`] and those below it; they are the arena's again.
-fn forget(memory: &mut impl TableMemory, arena: &mut TableArena<'_>, node: Frame, height: u32) {
-    for index in 0..ENTRIES {
-        let word = memory.read(node, index);
-        if word == 0 {
-            continue;
-        }
-        if height > 1 {
-            forget(memory, arena, Frame::new(word), height - 1);
-        }
-        memory.write(node, index, 0);
-    }
-    arena.put(node);
 }
 
 #[cfg(test)]

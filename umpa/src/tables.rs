@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - A table is linked from exactly one entry; every entry that isn't in use is 0.
+//! - A table is linked from exactly one entry, but for those that snapshots share (tables/shared.rs);
+//!   every entry that isn't in use is 0.
 //! - What is refused leaves every mapping as it was (empty tables may have been added).
 //! - Taking a translation away returns a [`Flush`]; frames and tables that it set free are stale.
 //!
@@ -21,10 +22,12 @@ mod arena;
 mod edit;
 mod exchange;
 mod leaves;
+mod shared;
 
 pub use arena::{StaleTable, TableArena};
 pub use edit::Leaf;
 pub use exchange::Reach;
+pub(crate) use shared::Place;
 
 use crate::entry::{Entry, EntryFlags};
 use crate::flush::Flush;

@@ -408,7 +408,7 @@ impl<M: Machine> Umpa<'_, M> {
         if let Some((slot, offset)) = Slot::containing(gva) {
             return match self.space.state(&self.machine, slot) {
                 State::Live { pages } if offset / PAGE_BYTES < pages => Ok(slot.page().offset(pages)),
-                State::Cover { .. } => Err(WatchError::Shared { page }),
+                State::Cover { .. } | State::Held { .. } => Err(WatchError::Shared { page }),
                 _ => Err(WatchError::NotMapped { page }),
             };
         }

@@ -8,7 +8,7 @@ use umpa_abi::addr::{Frame, Gva, Page, PageSize};
 
 /// A cover found by its address.
 #[derive(Clone, Copy)]
-pub(super) struct Cover {
+pub(crate) struct Cover {
     pub(super) slot: Slot,
     pub(super) offset_pages: u64,
     pub(super) pages: u64,

@@ -16,7 +16,7 @@ const PRUNED_PAGES: u64 = (layout::PROGRAM_BYTES + layout::BLOCKS_BYTES) / PAGE_
 
 impl<M: Machine> Umpa<'_, M> {
     /// A window of `pages` mapped pages in a slot of at least `capacity_pages`.
-    pub(super) fn new_window(&mut self, pages: u64, capacity_pages: u64) -> Result<Slot, AllocError> {
+    pub(crate) fn new_window(&mut self, pages: u64, capacity_pages: u64) -> Result<Slot, AllocError> {
         self.make_free(pages)?;
         let slot = self.reserve(capacity_pages, pages)?;
         if let Err(error) = self.map_new(slot.page(), pages) {
@@ -27,7 +27,7 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// A slot of at least `capacity_pages`, as a live window of `pages`.
-    pub(super) fn reserve(&mut self, capacity_pages: u64, pages: u64) -> Result<Slot, AllocError> {
+    pub(crate) fn reserve(&mut self, capacity_pages: u64, pages: u64) -> Result<Slot, AllocError> {
         let reserved = self.with_remedies(|umpa| {
             let arena = umpa.tables.arena_mut();
             umpa.space.reserve(&mut umpa.machine, arena, capacity_pages, pages)
@@ -148,7 +148,7 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Ends a live window whose first `pages` pages may be mapped.
-    pub(super) fn end_window(&mut self, slot: Slot, pages: u64) {
+    pub(crate) fn end_window(&mut self, slot: Slot, pages: u64) {
         self.unmap_to_quarantine(slot.page(), pages);
         if slot.pages() >= TABLE_PAGES {
             self.tables.prune(&mut self.machine, slot.page(), slot.pages()).defer(&mut self.owed);

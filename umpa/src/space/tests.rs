@@ -6,6 +6,8 @@ use crate::flush::Owed;
 use crate::hardware::Tlb;
 use std::vec;
 use std::vec::Vec;
+use umpa_abi::addr::Frame;
+use umpa_abi::paging::ENTRIES;
 
 struct Memory(Vec<u64>);
 

@@ -4,7 +4,8 @@
 //! around a frame that it finds used as a table. All are zero when they are given out; one that
 //! comes back is empty, and waits for a flush, since the processor may have cached a link to it.
 //!
-//! Invariant: `frames = used + free + stale`, where `free` includes those never used.
+//! Invariant: `frames = used + free + stale`, where `free` includes those never used. The link of a table
+//! in use is the number of entries that link it beside the first ([`TableArena::share`]).
 
 use crate::flush::FlushedAll;
 use umpa_abi::addr::Frame;
@@ -82,7 +83,27 @@ impl<'a> TableArena<'a> {
         } else {
             return None;
         };
+        self.links[unit as usize] = 0;
         Some(self.base.offset(unit.into()))
+    }
+
+    /// One more entry links the table.
+    pub(crate) fn share(&mut self, table: Frame) {
+        let unit = self.unit(table);
+        self.links[unit as usize] += 1;
+    }
+
+    /// An entry that linked the table is gone. False when it was the only one.
+    pub(crate) fn unshare(&mut self, table: Frame) -> bool {
+        let unit = self.unit(table);
+        let others = self.links[unit as usize] > 0;
+        self.links[unit as usize] -= u32::from(others);
+        others
+    }
+
+    /// True when more than one entry links the table, which is in use.
+    pub(crate) fn is_shared(&self, table: Frame) -> bool {
+        self.links[self.unit(table) as usize] > 0
     }
 
     /// Takes back a frame, zero again, that was never a table: no flush is needed.

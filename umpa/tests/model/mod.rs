@@ -7,4 +7,5 @@ pub(crate) mod edits;
 pub(crate) mod mappings;
 pub(crate) mod mmap;
 pub(crate) mod pagefile;
+pub(crate) mod shared;
 pub(crate) mod watch;

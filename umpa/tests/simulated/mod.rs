@@ -165,7 +165,7 @@ impl Machine {
 
     /// What the page translates to; an error when caches and tables differ.
     pub(crate) fn translation(&mut self, page: Page) -> Result<Option<Mapped>, Fault> {
-        let fresh = self.walk(page, paging::LEVELS, self.root)?;
+        let fresh = self.walk(page, paging::LEVELS, (self.root, true))?;
         for cached in self.translations(page) {
             if cached? != fresh {
                 let (tables, cached) = (fresh.map(Mapped::frame), cached?.map(Mapped::frame));
@@ -178,10 +178,10 @@ impl Machine {
     /// Everything that the processor may translate the page to now. What it finds, it caches.
     pub(crate) fn translations(&mut self, page: Page) -> Vec<Result<Option<Mapped>, Fault>> {
         let mut found: Vec<_> = self.tlb.leaves(page).map(|mapped| Ok(Some(mapped))).collect();
-        for (level, table) in self.tlb.tables(page) {
-            found.push(self.walk(page, level, table));
+        for (level, link) in self.tlb.tables(page) {
+            found.push(self.walk(page, level, link));
         }
-        found.push(self.walk(page, paging::LEVELS, self.root));
+        found.push(self.walk(page, paging::LEVELS, (self.root, true)));
         found
     }
 

@@ -37,8 +37,8 @@ type Map<V> = HashMap<u64, Vec<V>, BuildHasherDefault<Mix>>;
 pub(crate) struct Tlb {
     /// Leaves at levels 1, 2, 3: what the first page of the leaf maps to.
     leaves: [Map<Mapped>; 3],
-    /// Links at levels 2, 3, 4: the table below.
-    links: [Map<Frame>; 3],
+    /// Links at levels 2, 3, 4: the table below, and whether writes may go through (SDM vol. 3A, 4.10.3.1).
+    links: [Map<(Frame, bool)>; 3],
     /// Leaves at levels 1, 2, 3 through which a write notes nothing.
     dirty: [Map<()>; 3],
 }
@@ -60,8 +60,8 @@ impl Tlb {
     }
 
     /// Caches a link at `level` on the walk for `page`.
-    pub(crate) fn add_link(&mut self, page: Page, level: u32, table: Frame) {
-        add(&mut self.links[level as usize - 2], page.get() >> (9 * (level - 1)), table);
+    pub(crate) fn add_link(&mut self, page: Page, level: u32, link: (Frame, bool)) {
+        add(&mut self.links[level as usize - 2], page.get() >> (9 * (level - 1)), link);
     }
 
     /// What the cached leaves map `page` to.
@@ -74,11 +74,11 @@ impl Tlb {
     }
 
     /// The tables that cached links on the walk for `page` lead to, with their levels.
-    pub(crate) fn tables(&self, page: Page) -> Vec<(u32, Frame)> {
+    pub(crate) fn tables(&self, page: Page) -> Vec<(u32, (Frame, bool))> {
         let mut found = Vec::new();
         for (at, map) in self.links.iter().enumerate() {
-            for &table in map.get(&(page.get() >> (9 * (at + 1)))).into_iter().flatten() {
-                found.push((at as u32 + 1, table));
+            for &link in map.get(&(page.get() >> (9 * (at + 1)))).into_iter().flatten() {
+                found.push((at as u32 + 1, link));
             }
         }
         found

@@ -60,10 +60,15 @@ impl Tree {
 }
 
 impl Machine {
-    /// Walks from the `table` at `level`; caches what it passes. Each table goes through the second
-    /// level.
-    pub(super) fn walk(&mut self, page: Page, level: u32, table: Frame) -> Result<Option<Mapped>, Fault> {
-        let mut table = table;
+    /// Walks from the table at `level` that a link leads to; caches what it passes. Each table goes through
+    /// the second level. A write takes W in every entry on the way (SDM vol. 3A, 4.6.1).
+    pub(super) fn walk(
+        &mut self,
+        page: Page,
+        level: u32,
+        link: (Frame, bool),
+    ) -> Result<Option<Mapped>, Fault> {
+        let (mut table, mut writable) = link;
         for level in (1..=level).rev() {
             if !self.is_table(table) && !self.ledger.is_granted(table) {
                 let gva = Gva::new(page.get() << 12);
@@ -75,7 +80,7 @@ impl Machine {
                 return Ok(None);
             }
             if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
-                let first = Mapped::of(entry);
+                let first = Mapped::of(if writable { entry } else { entry & !paging::WRITABLE });
                 if self.tlb.leaves(page).next().is_none() {
                     self.note(table, paging::index(page.start(), level), paging::ACCESSED);
                 }
@@ -86,7 +91,8 @@ impl Machine {
                 return Ok(Some(first.offset(page.get() % (1 << (9 * (level - 1))))));
             }
             table = paging::address(entry).containing();
-            self.tlb.add_link(page, level, table);
+            writable &= entry & paging::WRITABLE != 0;
+            self.tlb.add_link(page, level, (table, writable));
         }
         unreachable!("level 1 has no links")
     }
