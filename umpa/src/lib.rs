@@ -27,6 +27,7 @@
 //! | [`blocks`] | blocks: the paper's five functions | see there |
 //! | [`view`] | nothing: frames mapped at several addresses are counted in their tags | two stores for each page, one flush for a batch |
 //! | [`snapshot`] | nothing: copy-on-write images share tables and leaves | two stores for each 2 MiB; a copy for each page written after |
+//! | [`guard`] | blocks that end at an unmapped page, and freed ones, unmapped | constant, a window and a record a block |
 //! | [`watch`] | nothing: watches are bits of leaves | one store for each leaf, one flush for a batch |
 //! | [`release`] | what may be discarded when the host asks for frames | see there |
 //! | [`mmap`] | the program's mappings: the mmap family | logarithmic, 64 bytes a mapping |
@@ -81,6 +82,7 @@ pub mod blocks;
 pub mod entry;
 pub mod flush;
 pub mod frames;
+pub mod guard;
 pub mod hardware;
 pub mod mmap;
 pub mod pagefile;

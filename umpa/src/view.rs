@@ -30,14 +30,17 @@
 //! Pages that are wired twice in one batch are wired in the order of the batch. At most 2^28 - 1 leaves of
 //! each size map a frame.
 
-use crate::blocks::{AllocError, Block, BlockError, Machine, Umpa};
-use crate::entry::{Entry, EntryFlags};
+mod held;
+mod wire;
+
+use crate::blocks::{AllocError, BlockError, Machine, Umpa};
+use crate::entry::EntryFlags;
 use crate::flush::{Flush, FlushBatch};
-use crate::frames::{Lost, REFERENCES_MAX, Run};
+use crate::frames::Lost;
 use crate::space::Slot;
-use crate::tables::{Place, TableError};
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Frame, Gva, Page, PageSize};
+use wire::Piece;
 
 /// Pages under one entry of level 2.
 pub(crate) const UNIT_PAGES: u64 = PageSize::Size2M.frames();
@@ -149,22 +152,6 @@ pub enum Source<'v> {
     View(&'v View),
     /// The view itself.
     Itself,
-}
-
-/// The part of a wire that lies under one entry of level 2 on both sides.
-#[derive(Clone, Copy)]
-struct Piece {
-    to: Page,
-    from: Page,
-    pages: u64,
-}
-
-impl Piece {
-    /// The first piece, and the rest.
-    fn first_of(to: Page, from: Page, pages: u64) -> Self {
-        let room = |page: Page| UNIT_PAGES - page.get() % UNIT_PAGES;
-        Self { to, from, pages: pages.min(room(to)).min(room(from)) }
-    }
 }
 
 impl<M: Machine> Umpa<'_, M> {
@@ -353,47 +340,6 @@ impl<M: Machine> Umpa<'_, M> {
         });
     }
 
-    /// The window that begins at `block`.
-    pub(crate) fn window_of(&self, block: Gva) -> Result<(Slot, u64), ViewError> {
-        match self.find(block).map_err(ViewError::Block)? {
-            Block::Window { slot, pages } => Ok((slot, pages)),
-            Block::Direct { .. } | Block::Cover(_) => {
-                Err(ViewError::Block(BlockError::Pinned { gva: block }))
-            }
-        }
-    }
-
-    /// Makes a window with memory everywhere a holder's: its frames are shared from now on.
-    pub(crate) fn hold_window(&mut self, slot: Slot, pages: u64) -> Result<(), ViewError> {
-        let mut next = slot.page();
-        let end = next.offset(pages.max(1));
-        let watched = self.tables.for_each_leaf(&self.machine, next, pages, &mut |leaf| {
-            if leaf.page != next {
-                return ControlFlow::Break(None);
-            }
-            next = leaf.page.offset(leaf.pages);
-            if leaf.watch().is_some() {
-                return ControlFlow::Break(Some(leaf.page));
-            }
-            ControlFlow::Continue(())
-        });
-        match watched {
-            ControlFlow::Break(Some(page)) => return Err(ViewError::Watched { page }),
-            _ if next != end => return Err(ViewError::NotMapped { page: next }),
-            _ => {}
-        }
-        self.with_remedies(|umpa| umpa.tables.split_huge(&mut umpa.machine, slot.page(), pages))
-            .map_err(AllocError::Tables)?;
-        self.forget_discardables(slot.page(), slot.pages());
-        let (tables, frames) = (&self.tables, &mut self.frames);
-        let _ = tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
-            frames.begin_sharing(Run::new(leaf.frame, leaf.pages), leaf.size);
-            ControlFlow::<()>::Continue(())
-        });
-        self.space.hold(&mut self.machine, self.tables.arena_mut(), slot, pages);
-        Ok(())
-    }
-
     /// Flushes before the call returns; with everything else that is owed, if everything is flushed.
     pub(crate) fn pay(&mut self, flushes: FlushBatch) {
         if flushes.is_all(&self.machine) {
@@ -408,173 +354,6 @@ impl<M: Machine> Umpa<'_, M> {
         match rights {
             Rights::Write => self.config.flags,
             Rights::Read => self.config.flags.difference(EntryFlags::WRITABLE),
-        }
-    }
-
-    /// Each page has a frame that `more` leaves more can map.
-    fn check_wired(&self, page: Page, pages: u64, more: u64) -> Result<(), ViewError> {
-        let mut next = page;
-        let full = self.tables.for_each_leaf(&self.machine, page, pages, &mut |leaf| {
-            if leaf.page != next {
-                return ControlFlow::Break(None);
-            }
-            next = leaf.page.offset(leaf.pages);
-            let room = |frame| {
-                let references = self.frames.references(frame);
-                references.small.max(references.large) <= REFERENCES_MAX.saturating_sub(more)
-            };
-            match (0..leaf.pages).map(|at| leaf.frame.offset(at)).find(|&frame| !room(frame)) {
-                Some(frame) => ControlFlow::Break(Some(frame)),
-                None => ControlFlow::Continue(()),
-            }
-        });
-        match full {
-            ControlFlow::Break(Some(frame)) => Err(ViewError::TooManyReferences { frame }),
-            _ if next < page.offset(pages) => Err(ViewError::NotWired { page: next }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The entry of level 2 for `page`, if there is one.
-    pub(crate) fn unit_entry(&self, page: Page) -> Option<(Place, Entry)> {
-        let place = self.tables.unit(&self.machine, page)?;
-        Some((place, self.tables.entry(&self.machine, place)))
-    }
-
-    /// True when a piece is wired by one large leaf.
-    fn is_large(&self, piece: Piece) -> bool {
-        let leaf = |page| self.unit_entry(page).is_some_and(|(_, entry)| entry.is_leaf(2));
-        let link = |page| self.unit_entry(page).is_some_and(|(_, entry)| entry.is_link(2));
-        piece.pages == UNIT_PAGES && leaf(piece.from) && !link(piece.to)
-    }
-
-    /// Makes the tables that a wire needs, so that it can't fail. True when a large leaf was split.
-    fn prepare_wire(&mut self, to: Page, from: Page, pages: u64) -> Result<bool, ViewError> {
-        let mut split = false;
-        let mut at = 0;
-        while at < pages {
-            let piece = Piece::first_of(to.offset(at), from.offset(at), pages - at);
-            if self.is_large(piece) {
-                let made = self.with_remedies(|umpa| umpa.tables.make_place(&mut umpa.machine, piece.to, 2));
-                made.map_err(AllocError::Tables)?;
-            } else {
-                split |= self.split_counted(piece.to)?;
-            }
-            at += piece.pages;
-        }
-        Ok(split)
-    }
-
-    /// Makes a leaf table for `page`; a large leaf there is split and counted otherwise. True if there
-    /// was one.
-    pub(crate) fn split_counted(&mut self, page: Page) -> Result<bool, ViewError> {
-        let before = self.unit_entry(page).map(|(_, entry)| entry).filter(|entry| entry.is_leaf(2));
-        let made: Result<_, TableError> =
-            self.with_remedies(|umpa| umpa.tables.make_place(&mut umpa.machine, page, 1));
-        made.map_err(AllocError::Tables)?;
-        if let Some(leaf) = before {
-            self.frames.split_reference(leaf.frame());
-        }
-        Ok(before.is_some())
-    }
-
-    /// Wires one piece, after [`Self::prepare_wire`]. Returns the entries written.
-    fn wire(&mut self, piece: Piece, rights: Rights, lost: &mut Lost, flushes: &mut FlushBatch) -> u64 {
-        let flags = self.flags_of(rights);
-        let Some((to, old)) = self.unit_entry(piece.to) else { return 0 };
-        let Some((_, from)) = self.unit_entry(piece.from) else { return 0 };
-        if self.is_large(piece) {
-            let new = from.with_flags(flags);
-            return self.replace_leaf(piece.to, to, new, PageSize::Size2M, lost, flushes);
-        }
-        debug_assert!(old.is_link(2), "{} wasn't prepared", piece.to);
-        let to = Place::below(old, piece.to);
-        let first = (piece.from.get() % UNIT_PAGES) as usize;
-        let mut written = 0;
-        for at in 0..piece.pages as usize {
-            let source = if from.is_leaf(2) {
-                from.split(2, first + at)
-            } else {
-                self.tables.entry(&self.machine, Place::below(from, piece.from).offset(at))
-            };
-            let page = piece.to.offset(at as u64);
-            let new = source.with_flags(flags);
-            written += self.replace_leaf(page, to.offset(at), new, PageSize::Size4K, lost, flushes);
-        }
-        written
-    }
-
-    /// Puts a counted leaf in the place of another, or of nothing. Returns the entries written.
-    fn replace_leaf(
-        &mut self,
-        page: Page,
-        place: Place,
-        new: Entry,
-        size: PageSize,
-        lost: &mut Lost,
-        flushes: &mut FlushBatch,
-    ) -> u64 {
-        let old = self.tables.entry(&self.machine, place);
-        if old == new {
-            return 0;
-        }
-        self.frames.add_reference(new.frame(), size);
-        self.tables.set_entry(&mut self.machine, place, new);
-        if old != Entry::ABSENT {
-            self.frames.drop_reference(old.frame(), size, lost);
-            flushes.add(Flush::new(page, size.frames()));
-        }
-        1
-    }
-
-    /// Ends a held range: nothing is left there, and its addresses wait for a flush.
-    pub(crate) fn end_held(&mut self, slot: Slot, pages: u64) {
-        let mut lost = Lost::default();
-        self.drop_held(slot, pages, &mut lost);
-        self.frames.finish_losses(lost);
-        Flush::new(slot.page(), pages).defer(&mut self.owed);
-        if slot.pages() >= UNIT_PAGES {
-            self.tables.prune(&mut self.machine, slot.page(), slot.pages()).defer(&mut self.owed);
-        }
-        self.space.release(&mut self.machine, self.tables.arena_mut(), slot);
-        if self.frames.quarantined_frames() > self.config.quarantine_max_frames {
-            self.settle();
-        }
-    }
-
-    /// Takes the leaves of a held range away, or the links to tables that others have too.
-    fn drop_held(&mut self, slot: Slot, pages: u64, lost: &mut Lost) {
-        let (mut at, end) = (slot.page(), slot.page().offset(pages));
-        while at < end {
-            let next = Page::new((at.get() / UNIT_PAGES + 1) * UNIT_PAGES).min(end);
-            if let Some((place, entry)) = self.unit_entry(at) {
-                if slot.pages() >= UNIT_PAGES {
-                    self.tables.set_entry(&mut self.machine, place, Entry::ABSENT);
-                    self.drop_unit(entry, lost);
-                } else if entry.is_link(2) {
-                    let first = Place::below(entry, at);
-                    for index in 0..(next.get() - at.get()) as usize {
-                        let leaf = self.tables.entry(&self.machine, first.offset(index));
-                        if leaf != Entry::ABSENT {
-                            self.tables.set_entry(&mut self.machine, first.offset(index), Entry::ABSENT);
-                            self.frames.drop_reference(leaf.frame(), PageSize::Size4K, lost);
-                        }
-                    }
-                }
-            }
-            at = next;
-        }
-    }
-
-    /// What an entry of level 2 led to is one reference less.
-    pub(crate) fn drop_unit(&mut self, entry: Entry, lost: &mut Lost) {
-        if entry.is_leaf(2) {
-            self.frames.drop_reference(entry.frame(), PageSize::Size2M, lost);
-        } else if entry.is_link(2) && !self.tables.arena_mut().unshare(entry.frame()) {
-            let frames = &mut self.frames;
-            self.tables.retire_table(&mut self.machine, entry.frame(), &mut |leaf| {
-                frames.drop_reference(leaf.frame(), PageSize::Size4K, lost);
-            });
         }
     }
 }

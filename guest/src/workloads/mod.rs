@@ -19,6 +19,7 @@ mod faults;
 mod fig7;
 mod flush;
 mod flushes;
+mod guarded;
 mod list;
 mod mmap;
 mod mmap_times;
@@ -28,10 +29,12 @@ mod real_frames;
 mod release;
 mod release_times;
 mod requests;
+mod snapshot;
 mod tour;
 mod triple_fault;
 mod userpage;
 mod vector;
+mod views;
 mod violation;
 mod watch;
 
@@ -128,6 +131,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: flushes::run,
     },
     Workload {
+        name: "guarded",
+        description: "[all|overrun|freed|underrun] blocks that end at an unmapped page, named by the fault",
+        run: guarded::run,
+    },
+    Workload {
         name: "list",
         description: "prints the names and descriptions of all workloads",
         run: list::run,
@@ -174,6 +182,11 @@ pub static WORKLOADS: &[Workload] = &[
         description: "[spin|registers|polled|paused|faulting|… [count]] the host asks for frames, whatever it does",
         run: requests::run,
     },
+    Workload {
+        name: "snapshot",
+        description: "[pages] images of a range: copied on write, restored, dropped, every word read back",
+        run: snapshot::run,
+    },
     Workload { name: "spin", description: "never ends", run: exit::spin },
     Workload {
         name: "tour",
@@ -194,6 +207,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "vector",
         description: "[pushes] a vector that grows by page table, beside Vec with its capacity known",
         run: vector::run,
+    },
+    Workload {
+        name: "views",
+        description: "[pages] the same frames at several addresses, in any order, every word read back",
+        run: views::run,
     },
     Workload {
         name: "violation",
