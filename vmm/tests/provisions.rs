@@ -96,9 +96,17 @@ fn hundreds_of_pages_are_watched_in_one_batch() {
 fn each_provision_is_listed() {
     let listed: Ended = vmm().arg("workloads").output().unwrap().into();
     listed.expect(0, &[]);
-    for (provision, workload) in
-        [("1", "real-frames"), ("2", "exchange"), ("3", "edits"), ("4", "flushes"), ("5", "watch")]
-    {
+    for (provision, workload) in [
+        ("1", "real-frames"),
+        ("2", "exchange"),
+        ("3", "edits"),
+        ("4", "flushes"),
+        ("5", "release"),
+        ("5", "watch"),
+        ("6", "mmap"),
+        ("6", "batch"),
+        ("7", "pagefile"),
+    ] {
         let is_example = |line: &str| {
             line.starts_with(&format!("{workload} ")) && line.contains(&format!("provision {provision}:"))
         };

@@ -66,7 +66,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "batch",
-        description: "[rounds] operations on mappings through a queue, in order, with one flush",
+        description: "[rounds] provision 6: operations on mappings through a queue, in order, one flush",
         run: batch::run,
     },
     Workload {
@@ -86,7 +86,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "conformance",
-        description: "[brief] the mmap family's errors of the Linux manual, a line for each case",
+        description: "[brief] provision 6: the errors of the Linux manual for it, a line for each case",
         run: conformance::run,
     },
     Workload {
@@ -142,7 +142,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "mmap",
-        description: "[pages] the mmap family call by call, every page read back, what is forbidden tried",
+        description: "[pages] provision 6: the mmap family call by call, every page read back",
         run: mmap::run,
     },
     Workload {
@@ -169,7 +169,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "release",
-        description: "[requests [ms]] works on its memory and gives frames back when the host asks (--ask-release)",
+        description: "[requests [ms]] provision 5: gives frames back when the host asks (--ask-release)",
         run: release::run,
     },
     Workload {
