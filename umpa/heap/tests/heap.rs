@@ -13,7 +13,7 @@ use host::{Machine, walks, with_umpa};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use umpa::blocks::{Config as PageConfig, Placement, Umpa};
-use umpa_abi::addr::PAGE_BYTES;
+use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_heap::heap::PAGES_MIN_BYTES;
 use umpa_heap::{Config, Heap, HeapError};
 
@@ -138,8 +138,10 @@ impl World<'_, '_, '_> {
                 let block = self.blocks[block % self.blocks.len()];
                 let at = block.at.as_ptr() as usize + offset;
                 let known = self.blocks.iter().any(|block| block.at.as_ptr() as usize == at);
-                // Within a block content could look like a header; a header's own place can't.
-                if !known && (offset % 16 != 0 || offset < block.bytes && block.bytes >= PAGES_MIN_BYTES) {
+                // A chunk may hold what looks like a header: one from before, if it grew over others.
+                let gva = Gva::new(block.at.as_ptr() as u64);
+                let pages = self.heap.inspect(|umpa| umpa.usable_bytes(gva).is_ok()).expect("free");
+                if !known && (offset % 16 != 0 || offset < block.bytes && pages) {
                     let at = NonNull::new(at as *mut u8).expect("not null");
                     // SAFETY: it isn't a block.
                     let freed = unsafe { self.heap.free(at) };
