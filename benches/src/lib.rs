@@ -4,6 +4,7 @@
 //! - [`swapped`]: the working set of `pagefile` in a process that Linux swaps.
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
+//! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
 //! - [`giveback`]: giving memory back natively.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
@@ -20,6 +21,7 @@
 pub mod belady;
 pub mod calls;
 pub mod driver;
+pub mod forked;
 pub mod giveback;
 pub mod linux;
 pub mod plan;

@@ -22,7 +22,15 @@
 //!
 //! Why not higher up, or in the leaves: an entry of level 3 would take a store for each GiB, but the first
 //! write would have to copy two tables. Write-protecting and copying 512 leaves instead of one link is what
-//! `fork` does; measurements are in the workload `snapshot` and in `vmm bench snapshot`.
+//! `fork` does for small pages.
+//!
+//! # Cost
+//!
+//! Mode shadow, CPL 3, `vmm bench snapshot`: an image of 1 GiB 420,000 cycles (0.18 ms) of large leaves,
+//! 360,000 of leaf tables; `fork` of a process with as much in small pages 44,000,000, in huge ones
+//! 1,660,000. It isn't the entries that cost, but the flush and the traps at the first store to each table. A
+//! first write after it 205,000 to 275,000, nearly all of it the fault, which the program handles by itself,
+//! and the flush of the page: 40 times what the kernel takes. A restore after 512 of them 2,700,000.
 //!
 //! # Invariants ([`Umpa::check_versioned`], [`Umpa::check_snapshot`])
 //!

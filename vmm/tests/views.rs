@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{PATIENCE, run};
+use program::{PATIENCE, run, vmm};
 
 fn workload(name: &str, ring: &str, args: &[&str]) -> program::Ended {
     run(&[&["--workload", name, "--ring", ring, "--timeout", PATIENCE, "--"], args].concat())
@@ -57,4 +57,26 @@ fn guarded_blocks_of_all_sizes_are_named() {
         workload("guarded", ring, &["freed"]).expect(1, &["is a freed block's, 16 bytes on"]);
         workload("guarded", ring, &["underrun"]).expect(1, &["is before the start, 4000 bytes on"]);
     }
+}
+
+#[test]
+fn images_are_measured_beside_fork() {
+    let output = vmm()
+        .args(["bench", "snapshot", "--quick", "--rounds", "1", "--json", "-"])
+        .env_remove("VMM_EMULATED")
+        .output()
+        .expect("vmm can be started");
+    let ended = program::Ended::from(output);
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let json: serde_json::Value = serde_json::from_str(&ended.out).expect("nothing but JSON");
+    assert_eq!(json["bench"], "snapshot");
+    let works = |series: &serde_json::Value| {
+        let points = series["points"].as_array().expect("points").iter();
+        points.map(|point| point["work"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let series = json["series"].as_array().expect("series");
+    let names: Vec<_> = series.iter().map(|series| series["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["umpa", "umpa-4k", "linux", "linux-thp"]);
+    assert_eq!(works(&series[0]), ["snapshot", "write-near", "write", "restore", "drop"]);
+    assert_eq!(works(&series[2]), ["snapshot", "write-near", "write", "drop"]);
 }

@@ -35,6 +35,7 @@ pub mod paging;
 pub mod params;
 pub mod raw;
 pub mod sizes;
+pub mod snapshot;
 
 pub use fig7::{Fig7, Progress, WorkError};
 pub use params::{ParamError, Params, Phase, Schedule};

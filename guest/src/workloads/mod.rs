@@ -30,6 +30,7 @@ mod release;
 mod release_times;
 mod requests;
 mod snapshot;
+mod snapshot_times;
 mod tour;
 mod triple_fault;
 mod userpage;
@@ -186,6 +187,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "snapshot",
         description: "[pages] images of a range: copied on write, restored, dropped, every word read back",
         run: snapshot::run,
+    },
+    Workload {
+        name: "snapshot-times",
+        description: "SERIES SIZES images of touched ranges, for `vmm bench snapshot`",
+        run: snapshot_times::run,
     },
     Workload { name: "spin", description: "never ends", run: exit::spin },
     Workload {

@@ -9,6 +9,7 @@ mod pagefile;
 mod paused;
 mod release;
 mod rounds;
+mod snapshot;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -41,6 +42,7 @@ enum Bench {
     Mmap(mmap::Args),
     Pagefile(pagefile::Args),
     Release(release::Args),
+    Snapshot(snapshot::Args),
 }
 
 /// Memory that is left to everything else on the machine.
@@ -55,6 +57,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
         Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
+        Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
     }
 }
 
