@@ -25,6 +25,9 @@
 //! third makes one flush enough; it is owed then like the others, so that the flush at the end comes even
 //! if the addresses were unmapped before the batch.
 //!
+//! New memory is zeroed at the end too, before the flush: what was unmapped again by then never is. Nobody
+//! looks at it earlier.
+//!
 //! Invariant (checked): after [`Worker::run`] nothing is owed that the batch gave cause for, and no
 //! completion can be seen before that. When frames or tables run out while others wait for the flush, it
 //! is made early; [`Ran::flushes`] tells.
@@ -365,6 +368,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         debug_assert_eq!(before, Due::AtOnce, "a batch within a batch");
         let (ran, completions) = calls(self);
         self.due = Due::AtOnce;
+        self.zero_owed();
         // What was owed before may go on waiting, unless it was flushed in the meantime.
         let older = if self.owed.settled() == settled { pages } else { 0 };
         if self.owed.pages() > older {

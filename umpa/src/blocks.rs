@@ -32,7 +32,7 @@ use crate::entry::EntryFlags;
 use crate::flush::{Due, Owed};
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
-use crate::mmap::AddressMap;
+use crate::mmap::{AddressMap, Unzeroed};
 use crate::release::Registry;
 use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
@@ -188,6 +188,7 @@ pub struct Umpa<'a, M: Machine> {
     pub(crate) mappings: AddressMap,
     pub(crate) owed: Owed,
     pub(crate) due: Due,
+    pub(crate) unzeroed: Unzeroed,
     pub(crate) discardables: Registry<'a>,
     pub(crate) config: Config,
     pub(crate) stats: Stats,
@@ -207,6 +208,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
             owed: Owed::new(),
             discardables: Registry::default(),
             due: Due::AtOnce,
+            unzeroed: Unzeroed::new(),
             config,
             stats: Stats::default(),
         }
@@ -361,6 +363,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// When one doesn't hold.
     pub fn check(&self, block_frames: u64) {
         assert_eq!(self.due, Due::AtOnce, "between two calls no batch is under way");
+        assert!(self.unzeroed.is_empty(), "what a batch maps is zero at its end");
         self.mappings.check(&self.machine);
         self.check_watches();
         self.check_discardables();

@@ -8,6 +8,8 @@
 //!
 //! Bits 52 to 56 of a leaf, which the processor ignores, say how it is watched ([`watch`](crate::watch)).
 //!
+//! Bit 57, ignored as well, marks a leaf whose frames are zeroed at the end of the batch that mapped them.
+//!
 //! A hidden leaf is a leaf to everything that edits tables, and nothing to the processor: what it maps
 //! can be split, moved, shown again or taken away, but not reached, nor cached.
 //!
@@ -137,6 +139,24 @@ impl Entry {
         Self(self.0 & !(EntryFlags::all().bits() | paging::PRESENT) | flags.bits() | present)
     }
 
+    /// The leaf, whose frames are still to be zeroed.
+    #[must_use]
+    pub(crate) const fn unzeroed(self) -> Self {
+        Self(self.0 | UNZEROED)
+    }
+
+    /// The leaf, whose frames hold what they are to hold.
+    #[must_use]
+    pub(crate) const fn zeroed(self) -> Self {
+        Self(self.0 & !UNZEROED)
+    }
+
+    /// True when the leaf's frames are still to be zeroed.
+    #[must_use]
+    pub(crate) const fn is_unzeroed(self) -> bool {
+        self.0 & UNZEROED != 0
+    }
+
     /// The `index`-th (`0..512`) of the 512 entries, one level below `level` (2 or 3), that map what
     /// this leaf maps.
     #[must_use]
@@ -148,6 +168,10 @@ impl Entry {
     }
 }
 
+/// See [`Entry::unzeroed`].
+const UNZEROED: u64 = 1 << 57;
+
+const _: () = assert!(UNZEROED & (EntryFlags::all().bits() | paging::ADDRESS) == 0);
 const _: () = assert!(EntryFlags::all().bits() & (paging::ADDRESS | paging::PRESENT | paging::LARGE) == 0);
 
 #[cfg(test)]

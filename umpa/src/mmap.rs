@@ -8,6 +8,8 @@
 //! - A mapping is real memory when the call returns: `ENOMEM` comes from the call, never from a touch.
 //!   So every page is resident, and `PROT_NONE` pages have frames: their leaves are hidden from the
 //!   processor ([`EntryFlags::HIDDEN`]).
+//! - With [`MapFlags::UNINITIALIZED`] new memory isn't zeroed, which Linux grants only where there is no
+//!   MMU. Its frames are this guest's own: the hypervisor zeroes what it grants.
 //! - What is refused changes nothing, where Linux may have done a part. Only [`Umpa::madvise`] does
 //!   what it can, as its manual says.
 //! - There are no files and no other processes: without `MAP_ANONYMOUS` it is `EBADF`, with
@@ -34,9 +36,11 @@ mod map;
 mod remap;
 mod swap;
 mod tree;
+mod unzeroed;
 
 pub use kinds::{Advice, Errno, Large, MapFlags, Mapping, Mode, Prot, RemapFlags};
 pub use map::AddressMap;
+pub(crate) use unzeroed::Unzeroed;
 
 use crate::blocks::{Machine, Umpa};
 use crate::entry::Entry;
@@ -44,6 +48,7 @@ use crate::entry::Entry;
 use crate::entry::EntryFlags;
 use crate::flush::Due;
 use crate::hardware::Contents;
+use backing::Content;
 use map::{END, FIRST};
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page, PageSize};
 
@@ -72,7 +77,8 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         self.tables.translate(&self.machine, gva.containing()).map(|found| found.size)
     }
 
-    /// Maps `bytes`, rounded up to pages, of memory that reads as zero; returns where. A hint is
+    /// Maps `bytes`, rounded up to pages, of memory that reads as zero, unless `flags` say that it need
+    /// not ([`MapFlags::UNINITIALIZED`]); returns where. A hint is
     /// rounded down to its page and taken if the range is free; else the highest free range is, from
     /// 2 MiB on at a multiple of that.
     ///
@@ -119,7 +125,8 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let page = if fixed { hint.containing().get() } else { self.place(hint, pages)? };
         let mode = Mode { prot: prot.intersection(Prot::all()), large: Large::Unsaid };
         self.reserve_nodes()?;
-        self.back(page, pages, mode)?;
+        let content = if flags.contains(MapFlags::UNINITIALIZED) { Content::Any } else { Content::Zero };
+        self.back(page, pages, mode, content)?;
         self.mappings.remove(&mut self.machine, page, pages);
         self.mappings.insert(&mut self.machine, page, pages, mode);
         Ok(Page::new(page).start())

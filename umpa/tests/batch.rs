@@ -326,3 +326,54 @@ fn nonsense_is_refused_and_changes_nothing() {
     assert_eq!(world.swap(at(0), at(8), 8 * 4096), Ok(Ok(Gva::new(0))));
     world.verify().unwrap();
 }
+
+/// Frames with something in them, mapped by a batch: those that are left at its end are zero, wherever
+/// they went, and no others are zeroed.
+#[test]
+fn a_batch_zeroes_at_its_end_what_is_left_then() {
+    let setup = plain(64);
+    let (mut tags, mut links) = (vec![0; 64], vec![0; 64]);
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    let (mut submissions, mut completions) = (slots(64), slots(64));
+    let mut queue = Queue::new(&mut submissions, &mut completions).unwrap();
+    let mut sides = queue.split();
+    for step in [map(0, 60, RW), unmap(0, 60)] {
+        let Step::Call(call) = step else { unreachable!() };
+        world.step_alone(call).unwrap().unwrap();
+        world.write(LOW, 60).unwrap();
+    }
+    world.umpa.settle();
+    let steps = [
+        map(0, 8, RW),
+        unmap(0, 4),
+        protect(4, 2, Prot::READ),
+        remap(4, 2, 700),
+        map(20, 2, RW),
+        swap(6, 20, 2),
+        remap(20, 2, 900),
+        map(900, 1, RW),
+        map(30, 9, RW),
+        unmap(30, 9),
+    ];
+    let before = world.umpa.machine_mut().counts.zeroed_frames;
+    let (ran, results) = run(&mut world, (&mut sides.0, &mut sides.1), &steps);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(ran.flushes, 1);
+    assert_eq!(world.umpa.machine_mut().counts.zeroed_frames - before, 6);
+    for page in [700, 701, 6, 7, 900, 901] {
+        let gva = world.gva(at(page));
+        assert_eq!(world.umpa.machine_mut().access(gva, simulated::Access::Read), Ok(0), "page {page}");
+    }
+    world.umpa.check(0);
+}
+
+/// More ranges than are noted.
+#[test]
+fn a_batch_all_over_the_place_has_zeros_too() {
+    let far = |number: u64| number * 3 * 512;
+    let setup = Setup { room: LOW + far(40), tables: 256, ..plain(256) };
+    let first: Batch = (0..40).map(|number| map(far(number), 1, RW)).collect();
+    let second: Batch = (0..40).map(|number| unmap(far(number), 1)).collect();
+    let third: Batch = (0..39).flat_map(|n| [map(far(n), 1, RW), remap(far(n), 1, far(n + 1) + 7)]).collect();
+    assert_eq!(compare(&setup, &[first, second, third], Sabotage::None), Ok(0));
+}

@@ -199,3 +199,36 @@ fn a_missing_flush_is_seen() {
         assert!(run(&plain(), steps, Sabotage::IgnoreFlushes).is_err(), "{steps:?}");
     }
 }
+
+/// All frames hold something; a mapping shows it only where it was asked not to be zeroed.
+#[test]
+fn uninitialized_memory_isnt_zeroed_and_all_other_is() {
+    let setup = Setup { frames: 16, ..plain() };
+    let (mut tags, mut links) = (vec![0; 16], vec![0; 64]);
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    let gva = world.gva(at(0));
+    let stamps = |world: &mut World<'_>, flags: MapFlags, write: bool| -> Vec<u64> {
+        let mapped = world.umpa.mmap(gva, 8 * 4096, RW, ANON | MapFlags::FIXED | flags);
+        assert_eq!(mapped, Ok(gva));
+        let zeroed = world.umpa.machine_mut().counts.zeroed_frames;
+        let grown = world.umpa.mremap(gva, 8 * 4096, 16 * 4096, RemapFlags::empty(), gva);
+        assert_eq!(grown, Ok(gva));
+        assert_eq!(world.umpa.machine_mut().counts.zeroed_frames - zeroed, 8, "growth is zeroed");
+        let page = |number: u64| Gva::new(gva.get() + number * 4096);
+        let machine = world.umpa.machine_mut();
+        let found = (0..16).map(|at| machine.access(page(at), simulated::Access::Read).unwrap()).collect();
+        if write {
+            for at in 0..16 {
+                machine.access(page(at), simulated::Access::Write(at + 1)).unwrap();
+            }
+        }
+        world.umpa.munmap(gva, 16 * 4096).unwrap();
+        world.umpa.settle();
+        world.umpa.check(0);
+        found
+    };
+    stamps(&mut world, MapFlags::empty(), true);
+    let found = stamps(&mut world, MapFlags::UNINITIALIZED, true);
+    assert!(found[..8].iter().all(|&stamp| stamp != 0) && found[8..] == [0; 8], "{found:?}");
+    assert_eq!(stamps(&mut world, MapFlags::empty(), false), [0; 16]);
+}

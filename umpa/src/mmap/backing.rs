@@ -1,12 +1,22 @@
 //! Frames and leaves behind mappings.
 
-use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, map};
+use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, Unzeroed, map};
 use crate::entry::{Entry, EntryFlags};
 use crate::flush::{Due, Flush};
 use crate::frames::FRAMES_MAX;
-use crate::tables::TableError;
+use crate::tables::{Leaf, TableError};
+use core::mem::replace;
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Frame, Page, PageSize};
+
+/// What a program finds in new memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Zeros.
+    Zero,
+    /// What the frames hold.
+    Any,
+}
 
 /// Runs of frames that are zeroed together; they lie on the stack.
 const RUNS: usize = 32;
@@ -31,9 +41,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             .map_err(|_: TableError| Errno::ENOMEM)
     }
 
-    /// Makes the range memory that reads as zero: pages that have frames keep them, the others get
+    /// Makes the range memory with this content: pages that have frames keep them, the others get
     /// some. On an error nothing was changed.
-    pub(super) fn back(&mut self, page: u64, pages: u64, mode: Mode) -> Result<(), Errno> {
+    pub(super) fn back(&mut self, page: u64, pages: u64, mode: Mode, content: Content) -> Result<(), Errno> {
         self.settle_stale(page, pages);
         self.cut_leaves(page, pages)?;
         let mut missing = pages;
@@ -58,9 +68,38 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             }
             at = next.map_or(end, |(first, _, pages)| first + pages);
         }
-        self.zero(page, pages);
-        self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags));
+        let later = content == Content::Zero && self.due == Due::AtEnd && self.unzeroed.add(page, pages);
+        if later {
+            self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags).unzeroed());
+            return Ok(());
+        }
+        if content == Content::Zero {
+            self.zero(page, pages);
+        }
+        // Leaves that were just written have these flags.
+        if missing < pages {
+            self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags).zeroed());
+        }
         Ok(())
+    }
+
+    /// Zeroes what the batch has mapped and not unmapped since.
+    pub(crate) fn zero_owed(&mut self) {
+        let owed = replace(&mut self.unzeroed, Unzeroed::new());
+        for &(start, end) in owed.ranges() {
+            self.zero_where(start, end - start, |leaf| leaf.entry.is_unzeroed());
+            let (page, pages) = (Page::new(start), end - start);
+            self.tables.rewrite(&mut self.machine, page, pages, &mut |_, _, entry| entry.zeroed());
+        }
+    }
+
+    /// Leaves of `pages` pages are about to change places: those to be zeroed are found at both.
+    pub(super) fn carry_unzeroed(&mut self, one: u64, other: u64, pages: u64) {
+        for (from, to) in [(one, other), (other, one)] {
+            if self.unzeroed.touches(from, pages) && !self.unzeroed.add(to, pages) {
+                self.zero_owed();
+            }
+        }
     }
 
     /// Unmaps a range whose ends were cut; its frames and addresses wait for a flush.
@@ -117,6 +156,11 @@ impl<M: Machine + Contents> Umpa<'_, M> {
 
     /// Zeroes what the range maps.
     pub(super) fn zero(&mut self, page: u64, pages: u64) {
+        self.zero_where(page, pages, |_| true);
+    }
+
+    /// Zeroes what those leaves of the range map.
+    fn zero_where(&mut self, page: u64, pages: u64, wanted: fn(&Leaf) -> bool) {
         let (mut at, end) = (page, page + pages);
         while at < end {
             // Some runs at a time: the tables are looked at, then the frames are written.
@@ -124,6 +168,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             let mut len = 0;
             let stopped = self.tables.for_each_leaf(&self.machine, Page::new(at), end - at, &mut |leaf| {
                 match runs[..len].last_mut() {
+                    _ if !wanted(&leaf) => {}
                     Some((first, frames)) if first.offset(*frames) == leaf.frame => *frames += leaf.pages,
                     _ if len == RUNS => return ControlFlow::Break(leaf.page.get()),
                     _ => {

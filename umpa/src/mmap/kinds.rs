@@ -79,6 +79,9 @@ bitflags! {
         const HUGETLB = 0x4_0000;
         /// Just there, unless something is mapped there.
         const FIXED_NOREPLACE = 0x10_0000;
+        /// The content is whatever the frames hold, of this program or another part of this guest: for
+        /// memory that is written before it is read. What the mapping grows by later is zeroed.
+        const UNINITIALIZED = 0x400_0000;
     }
 
     /// How to remap (`MREMAP_*`).

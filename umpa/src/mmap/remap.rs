@@ -1,5 +1,6 @@
 //! mremap: resizing and moving mappings by their entries.
 
+use super::backing::Content;
 use super::map::END;
 use super::{Contents, Errno, Machine, Mapping, RemapFlags, Umpa, page_of, pages_of};
 use crate::flush::Due;
@@ -93,7 +94,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             return Ok(false);
         }
         self.reserve_nodes()?;
-        self.back(end, pages, found.mode)?;
+        self.back(end, pages, found.mode, Content::Zero)?;
         self.mappings.insert(&mut self.machine, end, pages, found.mode);
         Ok(true)
     }
@@ -109,9 +110,9 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         // What was at the target is at the old place then, to be reused or unmapped there.
         self.exchange(from, to, moved)?;
         let backed = if keep {
-            self.back(from, moved, found.mode)
+            self.back(from, moved, found.mode, Content::Zero)
         } else if new > moved {
-            self.back(to + moved, new - moved, found.mode)
+            self.back(to + moved, new - moved, found.mode, Content::Zero)
         } else {
             Ok(())
         };
@@ -135,6 +136,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
 
     /// Exchanges the entries of two ranges. The second is flushed; the first waits for a flush.
     fn exchange(&mut self, from: u64, to: u64, pages: u64) -> Result<(), Errno> {
+        self.carry_unzeroed(from, to, pages);
         let reach = self.config.reach;
         let swapped = self.with_remedies(|umpa| {
             umpa.tables.swap(&mut umpa.machine, Page::new(from), Page::new(to), pages, reach)

@@ -25,6 +25,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         }
         self.cut_leaves(one, pages)?;
         self.cut_leaves(other, pages)?;
+        self.carry_unzeroed(one, other, pages);
         let reach = self.config.reach;
         let swapped = self.with_remedies(|umpa| {
             umpa.tables.swap(&mut umpa.machine, Page::new(one), Page::new(other), pages, reach)

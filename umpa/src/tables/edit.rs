@@ -154,7 +154,8 @@ impl PageTables<'_> {
         let mut changed = false;
         self.rewrite(memory, page, pages, &mut |_, _, entry| {
             let other = give(entry, flags);
-            changed |= other != entry && entry.is_present();
+            // The mark is nothing to the processor.
+            changed |= other.zeroed() != entry.zeroed() && entry.is_present();
             other
         });
         Ok(owe(page, if changed { pages } else { 0 }))

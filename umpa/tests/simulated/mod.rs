@@ -83,6 +83,8 @@ pub(crate) struct Counts {
     pub(crate) flushed_all: u64,
     /// Entries read by walks.
     pub(crate) walk_steps: u64,
+    /// Frames zeroed by the guest.
+    pub(crate) zeroed_frames: u64,
     /// Stores into tables that changed an entry.
     pub(crate) changed_entries: u64,
 }
@@ -251,6 +253,7 @@ impl umpa::hardware::Tlb for Machine {
 
 impl Contents for Machine {
     fn zero(&mut self, first: Frame, frames: u64) {
+        self.counts.zeroed_frames += frames;
         (0..frames).for_each(|at| self.ledger.set_stamp(first.offset(at), 0));
     }
 
