@@ -174,3 +174,42 @@ fn a_copy_without_a_frame_is_refused_and_nothing_is_lost() {
         assert_eq!(run(&setup, &more, Sabotage::None).unwrap().copied, 2, "{pages}");
     }
 }
+
+/// The end of a range in a slot of its own: a leaf table that the image links too.
+#[test]
+fn a_shared_table_is_copied_when_it_is_written_through() {
+    let steps = [
+        Step::Range { pages: 600 },
+        write(0, 512, 88),
+        Step::Snapshot { range: 0 },
+        write(0, 520, 20),
+        Step::Snapshot { range: 0 },
+        write(0, 530, 20),
+        Step::Restore { range: 0, image: 0 },
+        write(0, 525, 10),
+        Step::Drop { image: 0 },
+        write(0, 515, 30),
+        Step::Drop { image: 0 },
+        write(0, 512, 88),
+    ];
+    let seen = run(&plain(1400), &steps, Sabotage::None).unwrap();
+    assert_eq!((seen.copied, seen.restored), (20 + 20 + 10 + 10, 1), "{seen:?}");
+}
+
+/// The range is the only one again that links a table, but another image's table maps its frames too.
+#[test]
+fn a_table_that_is_opened_again_lets_no_write_to_shared_frames_through() {
+    let steps = [
+        Step::Range { pages: 600 },
+        write(0, 512, 88),
+        Step::Snapshot { range: 0 },
+        write(0, 520, 1),
+        Step::Snapshot { range: 0 },
+        Step::Restore { range: 0, image: 0 },
+        Step::Drop { image: 0 },
+        write(0, 519, 4),
+    ];
+    let seen = run(&plain(1400), &steps, Sabotage::None).unwrap();
+    // Page 520 is the range's alone: the image that is left has a copy.
+    assert_eq!((seen.copied, seen.restored), (1 + 3, 1), "{seen:?}");
+}
