@@ -213,7 +213,9 @@ impl<'a> World<'a> {
         }
         let step = self.scaled(step);
         let named = match step {
-            Step::Free { block } | Step::Realloc { block, .. } => self.blocks.get(block % self.len().max(1)),
+            Step::Free { block } | Step::Realloc { block, .. } | Step::Resize { block, .. } => {
+                self.blocks.get(block % self.len().max(1))
+            }
             _ => None,
         };
         let named = named.map(|block| (block.gva, block.reserved_pages.max(block.stamps.len() as u64)));
