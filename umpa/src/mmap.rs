@@ -222,8 +222,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             }
             let mode = change(found.mode);
             if mode != found.mode {
-                self.mappings.remove(&mut self.machine, from, to - from);
-                self.mappings.insert(&mut self.machine, from, to - from, mode);
+                self.mappings.change(&mut self.machine, found, from, to - from, mode);
             }
             at = to;
         }

@@ -60,6 +60,10 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             self.make_tables(Page::new(page), pages).map_err(|_| Errno::ENOMEM)?;
         }
         let (mut at, end) = (page, page + pages);
+        if missing == pages {
+            self.fill(page, pages, mode)?;
+            at = end;
+        }
         while at < end {
             let next = self.leaf_from(at, end);
             let hole_end = next.map_or(end, |(first, _, _)| first);
@@ -112,13 +116,16 @@ impl<M: Machine + Contents> Umpa<'_, M> {
 
     /// Takes the leaves of a range away; returns the frames, which wait for a flush.
     pub(super) fn clear(&mut self, page: u64, pages: u64) -> u64 {
-        match self.try_unmap(Page::new(page), pages) {
-            Ok(frames) => frames,
-            Err(error) => {
-                debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}");
-                0
-            }
-        }
+        // Nothing of the map's lies beyond the program's addresses.
+        let pages = map::END.saturating_sub(page).min(pages);
+        let mut frames = 0;
+        let store = &mut self.frames;
+        let flush = self.tables.unmap_cut(&mut self.machine, Page::new(page), pages, &mut |stale| {
+            frames += stale.frames();
+            store.quarantine(stale);
+        });
+        flush.defer(&mut self.owed);
+        frames
     }
 
     /// Gives the leaf tables that serve nothing any more back, around addresses without leaves; those
@@ -128,7 +135,11 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         let unit = PageSize::Size2M.frames();
         let low = low.max(page - page % unit);
         let high = high.min((page + pages).next_multiple_of(unit));
-        self.tables.prune(&mut self.machine, Page::new(low), high - low).defer(&mut self.owed);
+        // Only tables of which all addresses are free.
+        let (first, last) = (low.next_multiple_of(unit), high - high % unit);
+        if first < last {
+            self.tables.prune(&mut self.machine, Page::new(first), last - first).defer(&mut self.owed);
+        }
         self.mappings.mark_stale(low, high - low, self.owed.settled());
         if self.due == Due::AtOnce && self.frames.quarantined_frames() > self.config.quarantine_max_frames {
             self.settle();
@@ -185,13 +196,12 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         }
     }
 
-    /// Lets the leaves of the range allow what `prot` does, by `give`; flushes what was allowed before.
+    /// Lets the leaves of the range, of which none reaches over an end, allow what `prot` does, by `give`;
+    /// flushes what was allowed before.
     pub(super) fn show(&mut self, page: u64, pages: u64, prot: Prot, give: fn(Entry, EntryFlags) -> Entry) {
         let flags = self.flags(prot);
-        match self.tables.give_rights(&mut self.machine, Page::new(page), pages, flags, give) {
-            Ok(flush) => self.oblige([flush]),
-            Err(error) => debug_assert!(false, "{error:?}: a leaf reaches out of {pages} pages at {page:#x}"),
-        }
+        let flush = self.tables.give_rights_cut(&mut self.machine, Page::new(page), pages, flags, give);
+        self.oblige([flush]);
     }
 
     /// Flags of the leaves.

@@ -141,6 +141,29 @@ impl AddressMap {
         }
     }
 
+    /// Gives pages of one mapping, `old`, another mode.
+    pub(super) fn change(
+        &mut self,
+        memory: &mut impl TableMemory,
+        old: Mapping,
+        page: u64,
+        pages: u64,
+        mode: Mode,
+    ) {
+        let (start, end) = (page, page + pages);
+        let whole = old.page.get() == start && old.end().get() == end;
+        let alike = |range: Range| range.note == mode.note();
+        let alone = whole
+            && !self.tree.last_before(memory, start).is_some_and(|range| range.end == start && alike(range))
+            && !self.tree.next(memory, end).is_some_and(|range| range.start == end && alike(range));
+        if alone {
+            self.tree.annotate(memory, start, mode.note());
+        } else {
+            self.remove(memory, page, pages);
+            self.insert(memory, page, pages, mode);
+        }
+    }
+
     /// Records that addresses were unmapped after flush number `settled`.
     pub(super) fn mark_stale(&mut self, page: u64, pages: u64, settled: u64) {
         self.forget_flushed(settled);

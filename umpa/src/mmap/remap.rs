@@ -107,6 +107,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         self.cut_leaves(from, old)?;
         self.cut_leaves(to, new)?;
         self.settle_stale(to, new);
+        let vacant = self.is_free(to, new);
         // What was at the target is at the old place then, to be reused or unmapped there.
         self.exchange(from, to, moved)?;
         let backed = if keep {
@@ -124,10 +125,14 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             }
             return Err(errno);
         }
-        self.mappings.remove(&mut self.machine, to, new);
+        if !vacant {
+            self.mappings.remove(&mut self.machine, to, new);
+        }
         if !keep {
             self.mappings.remove(&mut self.machine, from, old);
-            self.clear(from, old);
+            // Where the target was free the exchange has left nothing, but what wasn't moved.
+            let left = if vacant { moved } else { 0 };
+            self.clear(from + left, old - left);
             self.retire(from, old);
         }
         self.mappings.insert(&mut self.machine, to, new, found.mode);

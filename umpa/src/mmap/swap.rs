@@ -42,7 +42,16 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         while at < end {
             let Some(found) = self.mappings.next(&self.machine, Page::new(at)) else { break };
             let to = found.end().get().min(end);
-            self.show(at, to - at, found.mode.prot, Entry::with_rights);
+            // A leaf that came may reach over the end of a mapping here.
+            let flags = self.flags(found.mode.prot);
+            let flush = self.with_remedies(|umpa| {
+                let (tables, machine) = (&mut umpa.tables, &mut umpa.machine);
+                tables.give_rights(machine, Page::new(at), to - at, flags, Entry::with_rights)
+            });
+            match flush {
+                Ok(flush) => self.oblige([flush]),
+                Err(error) => debug_assert!(false, "{error:?}: no table for {at:#x}"),
+            }
             at = to;
         }
     }

@@ -332,6 +332,19 @@ impl Tree {
         alter_under(memory, self.root, start, new);
     }
 
+    /// Gives the range that starts there another note; it exists. What nodes know of each other stays.
+    pub(super) fn annotate(&mut self, memory: &mut impl TableMemory, start: u64, note: u64) {
+        let mut node = self.root;
+        while node != NONE {
+            let here = range(memory, node);
+            if here.start == start {
+                return set(memory, node, END, here.end | note << NOTE_SHIFT);
+            }
+            node = get(memory, node, if start < here.start { LEFT } else { RIGHT });
+        }
+        debug_assert!(false, "no range starts at {start:#x}");
+    }
+
     fn give(&mut self, memory: &mut impl TableMemory, node: Node) {
         for word in 0..WORDS {
             set(memory, node, word, 0);

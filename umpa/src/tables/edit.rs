@@ -98,10 +98,21 @@ impl PageTables<'_> {
     ) -> Result<Flush, TableError> {
         check_range(page, pages)?;
         self.split_ends(memory, page, pages)?;
+        Ok(self.unmap_cut(memory, page, pages, sink))
+    }
+
+    /// The same where no leaf reaches over an end of the range, which lies in the lower half.
+    pub(crate) fn unmap_cut(
+        &mut self,
+        memory: &mut impl TableMemory,
+        page: Page,
+        pages: u64,
+        sink: &mut dyn FnMut(StaleRun),
+    ) -> Flush {
         let mut joiner = Joiner { run: None, pages: 0, sink };
         self.clear(memory, self.root, LEVELS, page.get(), pages, &mut joiner);
         let mapped = joiner.finish();
-        Ok(owe(page, if mapped == 0 { 0 } else { pages }))
+        owe(page, if mapped == 0 { 0 } else { pages })
     }
 
     /// Takes away every leaf that maps a page of the range, whole: the counterpart of
@@ -151,6 +162,18 @@ impl PageTables<'_> {
     ) -> Result<Flush, TableError> {
         check_range(page, pages)?;
         self.split_ends(memory, page, pages)?;
+        Ok(self.give_rights_cut(memory, page, pages, flags, give))
+    }
+
+    /// The same where no leaf reaches over an end of the range.
+    pub(crate) fn give_rights_cut(
+        &mut self,
+        memory: &mut impl TableMemory,
+        page: Page,
+        pages: u64,
+        flags: EntryFlags,
+        give: fn(Entry, EntryFlags) -> Entry,
+    ) -> Flush {
         let mut changed = false;
         self.rewrite(memory, page, pages, &mut |_, _, entry| {
             let other = give(entry, flags);
@@ -158,7 +181,7 @@ impl PageTables<'_> {
             changed |= other.zeroed() != entry.zeroed() && entry.is_present();
             other
         });
-        Ok(owe(page, if changed { pages } else { 0 }))
+        owe(page, if changed { pages } else { 0 })
     }
 
     /// Unlinks the empty tables that serve nothing outside the range, into the arena's quarantine.
