@@ -32,7 +32,7 @@ use crate::entry::EntryFlags;
 use crate::flush::{Due, Owed};
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
-use crate::mmap::{AddressMap, Unzeroed};
+use crate::mmap::{AddressMap, Ranges};
 use crate::release::Registry;
 use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
 use crate::tables::{PageTables, Reach, TableError};
@@ -188,7 +188,8 @@ pub struct Umpa<'a, M: Machine> {
     pub(crate) mappings: AddressMap,
     pub(crate) owed: Owed,
     pub(crate) due: Due,
-    pub(crate) unzeroed: Unzeroed,
+    pub(crate) unzeroed: Ranges,
+    pub(crate) emptied: Ranges,
     pub(crate) discardables: Registry<'a>,
     pub(crate) config: Config,
     pub(crate) stats: Stats,
@@ -208,7 +209,8 @@ impl<'a, M: Machine> Umpa<'a, M> {
             owed: Owed::new(),
             discardables: Registry::default(),
             due: Due::AtOnce,
-            unzeroed: Unzeroed::new(),
+            unzeroed: Ranges::new(),
+            emptied: Ranges::new(),
             config,
             stats: Stats::default(),
         }
@@ -351,6 +353,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Flushes everything that is owed; what waited for it becomes free.
     pub fn settle(&mut self) {
+        self.prune_emptied();
         let flushed = self.owed.settle(&mut self.machine);
         self.frames.release_quarantine(&flushed);
         self.tables.arena_mut().release_quarantine(&flushed);

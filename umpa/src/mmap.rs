@@ -26,21 +26,22 @@
 //!
 //! Logarithmic in the mappings to find and change them, one store for each leaf, zeroing where memory
 //! is new. `munmap` defers its flush; new mappings are placed beside the addresses that wait for it, so
-//! one flush serves many. `mprotect` that takes rights away flushes before it returns, and so does a
-//! move for its target.
+//! one flush serves many. Leaf tables that it leaves empty are taken away just before that flush, each by a
+//! store above the leaves (a trap where tables are shadowed). `mprotect` that takes
+//! rights away flushes before it returns, and so does a move for its target.
 
 mod advise;
 mod backing;
 mod kinds;
 mod map;
+mod ranges;
 mod remap;
 mod swap;
 mod tree;
-mod unzeroed;
 
 pub use kinds::{Advice, Errno, Large, MapFlags, Mapping, Mode, Prot, RemapFlags};
 pub use map::AddressMap;
-pub(crate) use unzeroed::Unzeroed;
+pub(crate) use ranges::Ranges;
 
 use crate::blocks::{Machine, Umpa};
 use crate::entry::Entry;

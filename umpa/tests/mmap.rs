@@ -232,3 +232,25 @@ fn uninitialized_memory_isnt_zeroed_and_all_other_is() {
     assert!(found[..8].iter().all(|&stamp| stamp != 0) && found[8..] == [0; 8], "{found:?}");
     assert_eq!(stamps(&mut world, MapFlags::empty(), false), [0; 16]);
 }
+
+/// An empty leaf table is kept until the flush, and no longer.
+#[test]
+fn empty_tables_go_with_the_flush() {
+    let (mut tags, mut links) = (vec![0; 2048], vec![0; 64]);
+    let mut world = World::new(&plain(), &mut tags, &mut links);
+    let gva = world.gva(at(512));
+    for place in [gva, world.gva(at(1600))] {
+        world.umpa.mmap(place, 8 * 4096, RW, ANON | MapFlags::FIXED).unwrap();
+    }
+    let gone = |world: &World<'_>| {
+        let arena = world.umpa.tables().arena();
+        (arena.free_tables(), arena.stale_tables())
+    };
+    let mapped = gone(&world);
+    let stores = world.umpa.tables().stores();
+    world.umpa.munmap(gva, 8 * 4096).unwrap();
+    assert_eq!((gone(&world), world.umpa.tables().stores() - stores), (mapped, 8));
+    world.umpa.settle();
+    assert!(gone(&world).0 > mapped.0 && gone(&world).1 == 0, "{mapped:?}, then {:?}", gone(&world));
+    world.umpa.check(0);
+}

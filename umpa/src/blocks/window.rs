@@ -2,6 +2,7 @@
 
 use super::{AllocError, Machine, Umpa};
 use crate::frames::OwnedRun;
+use crate::mmap::Ranges;
 use crate::space::Slot;
 use crate::tables::TableError;
 use umpa_abi::addr::{PAGE_BYTES, Page, PageSize};
@@ -33,6 +34,15 @@ impl<M: Machine> Umpa<'_, M> {
             umpa.space.reserve(&mut umpa.machine, arena, capacity_pages, pages)
         });
         reserved.map_err(AllocError::Space)
+    }
+
+    /// Takes the empty leaf tables away that unmappings have left. The flush comes next.
+    pub(super) fn prune_emptied(&mut self) {
+        let emptied = core::mem::replace(&mut self.emptied, Ranges::new());
+        for &(start, end) in emptied.ranges() {
+            let flush = self.tables.prune(&mut self.machine, Page::new(start), end - start);
+            flush.defer(&mut self.owed);
+        }
     }
 
     /// Tries an edit that may want for tables or addresses, and what helps in between, the cheapest

@@ -1,6 +1,6 @@
 //! Frames and leaves behind mappings.
 
-use super::{Contents, Errno, Large, Machine, Mode, Prot, Umpa, Unzeroed, map};
+use super::{Contents, Errno, Large, Machine, Mode, Prot, Ranges, Umpa, map};
 use crate::entry::{Entry, EntryFlags};
 use crate::flush::{Due, Flush};
 use crate::frames::FRAMES_MAX;
@@ -89,7 +89,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
 
     /// Zeroes what the batch has mapped and not unmapped since.
     pub(crate) fn zero_owed(&mut self) {
-        let owed = replace(&mut self.unzeroed, Unzeroed::new());
+        let owed = replace(&mut self.unzeroed, Ranges::new());
         for &(start, end) in owed.ranges() {
             self.zero_where(start, end - start, |leaf| leaf.entry.is_unzeroed());
             let (page, pages) = (Page::new(start), end - start);
@@ -128,19 +128,22 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         frames
     }
 
-    /// Gives the leaf tables that serve nothing any more back, around addresses without leaves; those
-    /// wait for a flush.
+    /// Addresses without leaves wait for a flush, and before it the leaf tables around them that serve
+    /// nothing any more are taken away.
     pub(super) fn retire(&mut self, page: u64, pages: u64) {
+        self.mappings.mark_stale(page, pages, self.owed.settled());
         let (low, high) = self.mappings.hole_around(&self.machine, page, pages);
         let unit = PageSize::Size2M.frames();
-        let low = low.max(page - page % unit);
-        let high = high.min((page + pages).next_multiple_of(unit));
-        // Only tables of which all addresses are free.
-        let (first, last) = (low.next_multiple_of(unit), high - high % unit);
-        if first < last {
+        let first = low.max(page - page % unit).next_multiple_of(unit);
+        let last = high.min((page + pages).next_multiple_of(unit));
+        let last = last - last % unit;
+        // Only tables of which all addresses are free. A batch may map there before the flush, and an empty
+        // table would be in the way of a large leaf.
+        let at_once = self.due == Due::AtEnd;
+        if first < last && (at_once || !self.emptied.add(first, last - first)) {
             self.tables.prune(&mut self.machine, Page::new(first), last - first).defer(&mut self.owed);
+            self.mappings.mark_stale(first, last - first, self.owed.settled());
         }
-        self.mappings.mark_stale(low, high - low, self.owed.settled());
         if self.due == Due::AtOnce && self.frames.quarantined_frames() > self.config.quarantine_max_frames {
             self.settle();
         }

@@ -3,6 +3,12 @@
 //!
 //! The operations are those of [`work::mixed`]: map, unmap, move, protect. The queue's fifth, swap, has no
 //! single call in Linux and is left out.
+//!
+//! Ten times below Linux, which takes 3,600 cycles an operation on a quiet machine (2.3 GHz), is 360. An
+//! operation concerns 8.8 pages and stores 13 entries; on a machine that is plain memory, where nothing traps, umpa takes
+//! 1,600 cycles and 6,000 instructions for it, in equal parts for the mappings' tree and the tables. The
+//! rest, some 700, is the zeroing of what is left at the end (0.34 pages an operation), the first store to each
+//! table, and the flush.
 
 use benches::calls::{ARENA, Linux};
 use benches::samples::{Record, Target};
