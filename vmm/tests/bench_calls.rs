@@ -47,7 +47,9 @@ fn calls_are_timed_alone_with_their_touches_and_in_all() {
             assert!(works.contains(&work), "{work} of {bytes} is missing: {works:?}");
         }
     }
-    assert!(ended.err.contains("targets"), "{ended}");
+    // Under an emulator there are no times, and nothing is judged by them.
+    let is_timed = !points[0]["median"].is_null();
+    assert_eq!(ended.err.contains("targets"), is_timed, "{ended}");
 }
 
 #[test]

@@ -76,7 +76,12 @@ fn images_are_measured_beside_fork() {
     };
     let series = json["series"].as_array().expect("series");
     let names: Vec<_> = series.iter().map(|series| series["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["umpa", "umpa-4k", "linux", "linux-thp"]);
     assert_eq!(works(&series[0]), ["snapshot", "write-near", "write", "restore", "drop"]);
-    assert_eq!(works(&series[2]), ["snapshot", "write-near", "write", "drop"]);
+    // Under an emulator times mean nothing, and Linux has nothing else to show.
+    if series[0]["points"][0]["median"].is_null() {
+        assert_eq!(names, ["umpa", "umpa-4k"]);
+    } else {
+        assert_eq!(names, ["umpa", "umpa-4k", "linux", "linux-thp"]);
+        assert_eq!(works(&series[2]), ["snapshot", "write-near", "write", "drop"]);
+    }
 }
