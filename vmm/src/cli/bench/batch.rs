@@ -6,9 +6,9 @@
 //!
 //! Ten times below Linux, which takes 3,600 cycles an operation on a quiet machine (2.3 GHz), is 360. An
 //! operation concerns 8.8 pages and stores 13 entries; on a machine that is plain memory, where nothing traps, umpa takes
-//! 1,600 cycles and 6,000 instructions for it, in equal parts for the mappings' tree and the tables. The
-//! rest, some 700, is the zeroing of what is left at the end (0.34 pages an operation), the first store to each
-//! table, and the flush.
+//! 1,600 cycles and 6,000 instructions for it (callgrind), about half for the mappings' tree and half for the tables.
+//! In a guest the zeroing of what is left at the end (0.34 pages an operation), the first store to each table and
+//! the flush come on top.
 
 use benches::calls::{ARENA, Linux};
 use benches::samples::{Record, Target};

@@ -1,11 +1,11 @@
 //! `vmm bench mmap`: the calls of the mmap family one by one, in a guest and natively, of 1 MiB and of 64 MiB,
 //! with memory that is touched before and after each.
 //!
-//! What a call costs in mode shadow at least (kvm_pvm, 2.3 GHz, cycles): a store to a leaf table that was
-//! flushed since the last one 55,000 to 70,000, a store above the leaves (the first page of a new leaf table, the end
-//! of an empty one) 55,000 to 60,000, a flush 70,000. Linux changes the rights of 1 MiB in 13,000 to 17,000 and
-//! moves it in 16,000: mprotect (a store and a flush) and a move to a new leaf table can't be below that
-//! there. The end of empty tables is put off to the flush; the row `later` has both.
+//! What bounds a call in mode shadow, by the differences between rows (kvm_pvm, 2.3 GHz, cycles; KVM's own
+//! counts weren't read): a flush takes 70,000, the first store to a leaf table after a flush some 55,000, as does a
+//! store above the leaves (the first page of a new leaf table, the end of an empty one). Linux changes the
+//! rights of 1 MiB in 13,000 to 17,000 and moves it in 16,000, so mprotect, which flushes, and a move to a new
+//! leaf table aren't below that there. The end of empty tables is put off to the flush; the row `later` has both.
 
 use benches::calls::{ARENA, Linux};
 use benches::samples::Target;
