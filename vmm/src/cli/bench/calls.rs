@@ -1,4 +1,4 @@
-//! What `vmm bench batch` and `vmm bench mmap` have in common: guests and native calls in rounds.
+//! What benchmarks of calls have in common: guests and native calls in rounds.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(super) struct Common {
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BenchError {
-    #[error("{0}: take less for each guest (--mem)")]
+    #[error("{0}: take less (--quick, or --mem where there is one)")]
     Memory(#[from] MemoryShort),
     #[error(transparent)]
     Host(#[from] HostError),

@@ -56,7 +56,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
-        Bench::Release(args) => conclude(release::run(args), release::BenchError::is_a_series_fault),
+        Bench::Release(args) => conclude(release::run(args), calls::BenchError::is_a_series_fault),
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
     }
 }

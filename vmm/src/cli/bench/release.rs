@@ -13,22 +13,23 @@ use std::thread;
 use std::time::Duration;
 
 use benches::giveback::GiveBack;
-use benches::samples::{Mismatch, Outcome, Record};
+use benches::samples::{Outcome, Record};
 use benches::timing;
 use serde_json::Map;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call::round;
 use umpa_abi::record::{Sample, name};
 use umpa_abi::upcall::{Source, Turn};
-use vmm::host::{Host, HostError};
+use vmm::host::Host;
 use vmm::upcall::{Ask, AskError, Asker, Fate};
 use vmm::vcpu::Ring;
 
 use super::super::units::duration;
-use super::output::{self, OutputError};
+use super::calls::BenchError;
+use super::output;
 use super::paused::{GuestError, PausedGuest};
 use super::rounds::{Contender, Native, RoundError, Rounds, interleave};
-use super::{MemoryShort, Setup, check_memory, machine, parse_ring};
+use super::{Setup, check_memory, machine, parse_ring};
 
 /// Frames come back: from the host's request until they are in its hands, by amount and by where they were.
 ///
@@ -56,35 +57,6 @@ pub(crate) struct Args {
 const SIZES: [u64; 3] = [2 << 20, 64 << 20, 1 << 30];
 /// Until the guest is in its loop again, and the machine quiet.
 const SETTLE: Duration = Duration::from_millis(3);
-
-/// Why there is no result.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BenchError {
-    #[error("{0}: --quick takes less")]
-    Memory(#[from] MemoryShort),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    #[error(transparent)]
-    Run(#[from] RoundError),
-    #[error(transparent)]
-    Mismatch(#[from] Mismatch),
-    #[error(transparent)]
-    Output(#[from] OutputError),
-}
-
-impl BenchError {
-    /// A series was wrong, and said so or was found out; all else is an error of ours or the host's.
-    pub(super) fn is_a_series_fault(&self) -> bool {
-        match self {
-            Self::Guest(error) => error.is_the_guests_fault(),
-            Self::Run(error) => error.is_the_guests_fault(),
-            Self::Mismatch(_) => true,
-            _ => false,
-        }
-    }
-}
 
 /// A request that came to nothing.
 #[derive(Debug, thiserror::Error)]
