@@ -24,18 +24,22 @@
 //! - each page of a block is mapped, to frames of no other block, unless it was released;
 //! - an allocation fails only when too few frames are free (or tables, or addresses), wherever they lie.
 
+mod config;
 mod cover;
+mod error;
 mod resize;
 mod window;
 
-use crate::entry::EntryFlags;
+pub use config::{Config, Placement, Stats};
+pub use error::{AllocError, BlockError};
+
 use crate::flush::{Due, Owed};
 use crate::frames::{FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::mmap::{AddressMap, Ranges};
 use crate::release::Registry;
-use crate::space::{AddressSpace, SHIFT_MAX, Slot, SpaceError, State};
-use crate::tables::{PageTables, Reach, TableError};
+use crate::space::{AddressSpace, SHIFT_MAX, Slot, State};
+use crate::tables::PageTables;
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use umpa_abi::exchange::{Policy, Shortfall};
 use umpa_abi::layout::{self, DIRECT_GVA};
@@ -43,130 +47,6 @@ use umpa_abi::layout::{self, DIRECT_GVA};
 /// The machine below: all three traits in one value.
 pub trait Machine: TableMemory + Tlb + FrameSource {}
 impl<T: TableMemory + Tlb + FrameSource> Machine for T {}
-
-/// Where blocks go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// The ladder of the [module](self).
-    Ladder,
-    /// Always a window, unmapped at once when freed.
-    Remap,
-}
-
-/// What can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Where blocks go.
-    pub placement: Placement,
-    /// What a move of a block may move.
-    pub reach: Reach,
-    /// Flags of the leaves.
-    pub flags: EntryFlags,
-    /// Frames in quarantine above which everything is flushed.
-    pub quarantine_max_frames: u64,
-    /// Whether to ask the hypervisor when frames run out.
-    pub refill: bool,
-    /// With [`Placement::Remap`], blocks of at least so many pages are covered by large leaves, where
-    /// their frames are contiguous ([module](self)); `u64::MAX`: none.
-    pub cover_min_pages: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            placement: Placement::Ladder,
-            reach: Reach::Tables,
-            flags: EntryFlags::DATA,
-            quarantine_max_frames: 1 << 16,
-            refill: true,
-            cover_min_pages: u64::MAX,
-        }
-    }
-}
-
-/// Why there is no block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AllocError {
-    /// Zero bytes, or more than can be counted in pages.
-    BadSize {
-        /// The size asked for.
-        bytes: u64,
-    },
-    /// Too few frames are free, and no more are granted.
-    OutOfFrames {
-        /// Frames wanted.
-        wanted: u64,
-        /// Frames free.
-        free: u64,
-    },
-    /// Addresses or their records ran out.
-    Space(SpaceError),
-    /// Tables ran out.
-    Tables(TableError),
-}
-
-/// Why a block can't be used as asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockError {
-    /// No block begins at the address (it may have been freed).
-    NotABlock {
-        /// The address.
-        gva: Gva,
-    },
-    /// The range leaves the block's reservation, or isn't made of whole pages.
-    BadRange {
-        /// Its start.
-        gva: Gva,
-        /// Its length.
-        bytes: u64,
-    },
-    /// A block of rung a can't do this, as its address is its frames' place in the direct map; nor can
-    /// a cover.
-    Pinned {
-        /// The block.
-        gva: Gva,
-    },
-    /// The block can't have so many bytes where it is.
-    NoRoom {
-        /// The block.
-        gva: Gva,
-        /// The size asked for.
-        bytes: u64,
-    },
-    /// The block is as it was; more memory couldn't be had.
-    Alloc(AllocError),
-}
-
-impl From<AllocError> for BlockError {
-    fn from(error: AllocError) -> Self {
-        Self::Alloc(error)
-    }
-}
-
-/// How often each way was taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Blocks from rung a.
-    pub direct: u64,
-    /// Blocks from rung a'.
-    pub retained: u64,
-    /// Blocks from rungs b and c.
-    pub windows: u64,
-    /// Blocks covered by large leaves.
-    pub covers: u64,
-    /// Runs of frames that those were made of.
-    pub pieces: u64,
-    /// Retained windows unmapped because their frames were wanted.
-    pub reclaimed: u64,
-    /// Resizes that kept the address.
-    pub resized_in_place: u64,
-    /// Resizes that moved entries.
-    pub moved: u64,
-    /// Exchanges of two blocks' contents.
-    pub swapped: u64,
-    /// Leaves armed by [`watch`](crate::watch).
-    pub watched: u64,
-}
 
 /// Marks the note at the first frame of a rung-a block; its pages are below.
 const BLOCK: u64 = 1 << 60;

@@ -1,0 +1,69 @@
+//! What can be chosen about blocks, and what is counted.
+
+use crate::entry::EntryFlags;
+use crate::tables::Reach;
+
+/// Where blocks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// The ladder of the [module](super).
+    Ladder,
+    /// Always a window, unmapped at once when freed.
+    Remap,
+}
+
+/// What can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where blocks go.
+    pub placement: Placement,
+    /// What a move of a block may move.
+    pub reach: Reach,
+    /// Flags of the leaves.
+    pub flags: EntryFlags,
+    /// Frames in quarantine above which everything is flushed.
+    pub quarantine_max_frames: u64,
+    /// Whether to ask the hypervisor when frames run out.
+    pub refill: bool,
+    /// With [`Placement::Remap`], blocks of at least so many pages are covered by large leaves, where
+    /// their frames are contiguous ([module](super)); `u64::MAX`: none.
+    pub cover_min_pages: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            placement: Placement::Ladder,
+            reach: Reach::Tables,
+            flags: EntryFlags::DATA,
+            quarantine_max_frames: 1 << 16,
+            refill: true,
+            cover_min_pages: u64::MAX,
+        }
+    }
+}
+
+/// How often each way was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Blocks from rung a.
+    pub direct: u64,
+    /// Blocks from rung a'.
+    pub retained: u64,
+    /// Blocks from rungs b and c.
+    pub windows: u64,
+    /// Blocks covered by large leaves.
+    pub covers: u64,
+    /// Runs of frames that those were made of.
+    pub pieces: u64,
+    /// Retained windows unmapped because their frames were wanted.
+    pub reclaimed: u64,
+    /// Resizes that kept the address.
+    pub resized_in_place: u64,
+    /// Resizes that moved entries.
+    pub moved: u64,
+    /// Exchanges of two blocks' contents.
+    pub swapped: u64,
+    /// Leaves armed by [`watch`](crate::watch).
+    pub watched: u64,
+}

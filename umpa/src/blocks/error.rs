@@ -1,0 +1,64 @@
+//! Why a block can't be had, or used as asked.
+
+use crate::space::SpaceError;
+use crate::tables::TableError;
+use umpa_abi::addr::Gva;
+
+/// Why there is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// Zero bytes, or more than can be counted in pages.
+    BadSize {
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// Too few frames are free, and no more are granted.
+    OutOfFrames {
+        /// Frames wanted.
+        wanted: u64,
+        /// Frames free.
+        free: u64,
+    },
+    /// Addresses or their records ran out.
+    Space(SpaceError),
+    /// Tables ran out.
+    Tables(TableError),
+}
+
+/// Why a block can't be used as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// No block begins at the address (it may have been freed).
+    NotABlock {
+        /// The address.
+        gva: Gva,
+    },
+    /// The range leaves the block's reservation, or isn't made of whole pages.
+    BadRange {
+        /// Its start.
+        gva: Gva,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A block of rung a can't do this, as its address is its frames' place in the direct map; nor can
+    /// a cover.
+    Pinned {
+        /// The block.
+        gva: Gva,
+    },
+    /// The block can't have so many bytes where it is.
+    NoRoom {
+        /// The block.
+        gva: Gva,
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// The block is as it was; more memory couldn't be had.
+    Alloc(AllocError),
+}
+
+impl From<AllocError> for BlockError {
+    fn from(error: AllocError) -> Self {
+        Self::Alloc(error)
+    }
+}
