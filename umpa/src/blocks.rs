@@ -166,7 +166,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
             if let Some(gva) = self.direct_block(pages) {
                 return Ok(gva);
             }
-            if let Some(gva) = self.retained_block(pages) {
+            if let Some(gva) = self.retained_block(pages, capacity(pages)) {
                 return Ok(gva);
             }
             // What waits for a flush may be contiguous with what is free.
@@ -195,6 +195,24 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub fn userpage_reserve(&mut self, bytes: u64) -> Result<Gva, AllocError> {
         let pages = pages_of(bytes)?;
         Ok(self.reserve(pages, 0)?.page().start())
+    }
+
+    /// A block of at least `bytes` in a window of its own, never of rung a. The window is the least power of
+    /// two that holds it and begins at a multiple of its size, so that [`Slot::containing`] tells the block's
+    /// begin from each address in it.
+    ///
+    /// # Errors
+    /// [`AllocError`], and nothing is allocated.
+    pub fn userpage_window(&mut self, bytes: u64) -> Result<Gva, AllocError> {
+        let pages = pages_of(bytes)?;
+        if self.config.placement == Placement::Ladder
+            && let Some(gva) = self.retained_block(pages, pages)
+        {
+            return Ok(gva);
+        }
+        let slot = self.new_window(pages, pages)?;
+        self.stats.windows += 1;
+        Ok(slot.page().start())
     }
 
     /// Ends the block at `gva`.
@@ -280,12 +298,12 @@ impl<'a, M: Machine> Umpa<'a, M> {
         aligned.or_else(|| self.frames.get(pages))
     }
 
-    /// Rung a'.
-    fn retained_block(&mut self, pages: u64) -> Option<Gva> {
+    /// Rung a', among windows for `capacity_pages`.
+    fn retained_block(&mut self, pages: u64, capacity_pages: u64) -> Option<Gva> {
         let (slot, _) = self.space.take_retained(
             &mut self.machine,
             self.tables.arena_mut(),
-            capacity(pages),
+            capacity_pages,
             pages,
             pages + pages / 4,
         )?;

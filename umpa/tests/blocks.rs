@@ -20,9 +20,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => pages().prop_map(|pages| Step::Malloc { pages }),
         1 => pages().prop_map(|pages| Step::Reserve { pages: 4 * pages }),
+        2 => pages().prop_map(|pages| Step::Window { pages }),
         6 => block.clone().prop_map(|block| Step::Free { block }),
         5 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Realloc { block, pages }),
         2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Resize { block, pages }),
+        2 => (block.clone(), pages(), pages())
+            .prop_map(|(block, pages, room)| Step::Widen { block, pages, room }),
         3 => (block.clone(), 0..2000u64, pages())
             .prop_map(|(block, at, pages)| Step::Commit { block, at, pages }),
         3 => (block, 0..2000u64, pages())
@@ -212,6 +215,38 @@ fn tables_suffice_for_one_size_after_another() {
             }
         }
     }
+}
+
+/// With the room that was asked for it grows where it is; before, it moved there without a copy.
+#[test]
+fn a_block_that_was_given_room_grows_into_it() {
+    for placement in [Placement::Ladder, Placement::Remap] {
+        let steps = [
+            Step::Malloc { pages: 30 },
+            Step::Malloc { pages: 1 },
+            Step::Widen { block: 0, pages: 40, room: 600 },
+            Step::Malloc { pages: 1 },
+            // The model refuses a refusal within the room.
+            Step::Resize { block: 1, pages: 600 },
+            Step::Widen { block: 1, pages: 5, room: 700 },
+            Step::Resize { block: 2, pages: 700 },
+        ];
+        run(&plain(2000, placement), &steps).unwrap();
+    }
+}
+
+/// A freed window is the next one, with its entries.
+#[test]
+fn a_window_is_used_again_without_an_edit() {
+    let (mut tags, mut links) = plain(600, Placement::Ladder).bookkeeping();
+    let mut world = World::new(&plain(600, Placement::Ladder), &mut tags, &mut links);
+    world.step(&Step::Window { pages: 520 }).unwrap();
+    world.step(&Step::Free { block: 0 }).unwrap();
+    let stores = world.umpa.tables().stores();
+    world.step(&Step::Window { pages: 515 }).unwrap();
+    assert_eq!(world.umpa.tables().stores(), stores);
+    assert_eq!((world.umpa.stats().windows, world.umpa.stats().retained), (1, 1));
+    world.finish().unwrap();
 }
 
 /// Blocks that grow into windows use them as densely as others.

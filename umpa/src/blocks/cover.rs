@@ -1,6 +1,6 @@
 //! Covers: blocks of one run, shown by large leaves that reach over its ends.
 
-use super::{AllocError, BlockError, Machine, Umpa, window::TABLE_PAGES};
+use super::{AllocError, BlockError, Machine, Umpa, capacity, window::TABLE_PAGES};
 use crate::frames::{OwnedRun, Run};
 use crate::space::Slot;
 use crate::tables::TableError;
@@ -55,7 +55,7 @@ impl<M: Machine> Umpa<'_, M> {
     /// direct map does, at addresses that are nobody's from now on. To grow, it moves to a window.
     pub(super) fn resize_cover(&mut self, cover: Cover, pages: u64) -> Result<Gva, BlockError> {
         if pages > cover.pages {
-            return self.unshare_cover(cover, pages);
+            return self.unshare_cover(cover, pages, capacity(pages));
         }
         let first = self.first_frame(cover)?;
         if pages < cover.pages {
@@ -67,10 +67,10 @@ impl<M: Machine> Umpa<'_, M> {
         Ok(cover.page().start())
     }
 
-    /// Moves a cover to a window of at least as many pages.
-    pub(super) fn unshare_cover(&mut self, cover: Cover, pages: u64) -> Result<Gva, BlockError> {
+    /// Moves a cover to a window of at least as many pages, with room for `room`.
+    pub(super) fn unshare_cover(&mut self, cover: Cover, pages: u64, room: u64) -> Result<Gva, BlockError> {
         let first = self.first_frame(cover)?;
-        let moved = self.move_to_window(first, cover.pages, pages)?;
+        let moved = self.move_to_window(first, cover.pages, pages, room)?;
         self.uncover(cover, false);
         Ok(moved)
     }

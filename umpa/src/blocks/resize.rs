@@ -44,6 +44,35 @@ impl<M: Machine> Umpa<'_, M> {
         self.userpage_realloc(gva, bytes).map(|_| ())
     }
 
+    /// Gives the block at `gva` at least `bytes`, and addresses behind them to grow in place up to
+    /// `reserve_bytes` in all. Content is kept, without a copy; the address may change, and is returned. A
+    /// block that moves begins at a multiple of `reserve_bytes`, rounded up to a power of two.
+    ///
+    /// # Errors
+    /// [`BlockError`]; the block is as it was.
+    pub fn userpage_realloc_reserved(
+        &mut self,
+        gva: Gva,
+        bytes: u64,
+        reserve_bytes: u64,
+    ) -> Result<Gva, BlockError> {
+        let pages = pages_of(bytes)?;
+        let room = pages_of(reserve_bytes)?.max(pages);
+        let moved = match self.find(gva)? {
+            Block::Window { slot, pages: have } if slot.pages() >= room => {
+                return self.resize_window(slot, have, pages);
+            }
+            Block::Window { slot, pages: have } => self.widen(slot, have, pages.max(have), room)?,
+            Block::Direct { first, pages: have } => {
+                self.move_to_window(first, have, pages.max(have), room)?
+            }
+            Block::Cover(cover) => self.unshare_cover(cover, pages.max(cover.pages), room)?,
+        };
+        // It moved with all that it had. A large leaf that can't be cut, for want of a table, stays whole.
+        let _ = self.userpage_resize(moved, bytes);
+        Ok(moved)
+    }
+
     /// Backs the pages of `[gva, gva + bytes)` with memory that aren't. The range lies in a window
     /// (made by `userpage_reserve`, say); pages behind its end up to the reservation extend it.
     /// Returns the frames added. A block of rung a and a cover are always backed.
@@ -135,9 +164,9 @@ impl<M: Machine> Umpa<'_, M> {
     /// [`BlockError`]; the block is as it was.
     pub fn userpage_unshare(&mut self, gva: Gva) -> Result<Gva, BlockError> {
         match self.find(gva)? {
-            Block::Direct { first, pages } => self.move_to_window(first, pages, pages),
+            Block::Direct { first, pages } => self.move_to_window(first, pages, pages, capacity(pages)),
             Block::Window { .. } => Ok(gva),
-            Block::Cover(cover) => self.unshare_cover(cover, cover.pages),
+            Block::Cover(cover) => self.unshare_cover(cover, cover.pages, capacity(cover.pages)),
         }
     }
 
@@ -145,7 +174,7 @@ impl<M: Machine> Umpa<'_, M> {
         if self.resize_direct_here(first, have, pages) {
             return Ok(umpa_abi::layout::direct(first.start()));
         }
-        self.move_to_window(first, have, pages)
+        self.move_to_window(first, have, pages, capacity(pages))
     }
 
     /// False, and nothing was done, when the frames behind the block aren't free.
@@ -160,11 +189,17 @@ impl<M: Machine> Umpa<'_, M> {
         true
     }
 
-    /// Moves a block of one run into a window: its frames are mapped there as well. Nothing is unmapped
-    /// here, so nothing is flushed: the direct map goes on showing the frames.
-    pub(super) fn move_to_window(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
+    /// Moves a block of one run into a window with room for `room` pages: its frames are mapped there as
+    /// well. Nothing is unmapped here, so nothing is flushed: the direct map goes on showing the frames.
+    pub(super) fn move_to_window(
+        &mut self,
+        first: Frame,
+        have: u64,
+        pages: u64,
+        room: u64,
+    ) -> Result<Gva, BlockError> {
         self.make_free(pages - have)?;
-        let slot = self.reserve(capacity(pages), pages)?;
+        let slot = self.reserve(room.max(pages), pages)?;
         let page = slot.page();
         if let Err(error) = self.map_new(page.offset(have), pages - have) {
             self.end_window(slot, 0);
@@ -195,8 +230,14 @@ impl<M: Machine> Umpa<'_, M> {
             self.stats.resized_in_place += 1;
             return Ok(page.start());
         }
+        self.widen(slot, have, pages, capacity(pages))
+    }
+
+    /// Moves a window to one with room for `room` pages, and gives it `pages`, no less than it has.
+    fn widen(&mut self, slot: Slot, have: u64, pages: u64, room: u64) -> Result<Gva, BlockError> {
+        let page = slot.page();
         self.make_free(pages - have)?;
-        let wider = self.reserve(capacity(pages), pages)?;
+        let wider = self.reserve(room.max(pages), pages)?;
         if let Err(error) = self.map_new(wider.page().offset(have), pages - have) {
             self.end_window(wider, 0);
             return Err(error.into());

@@ -26,12 +26,22 @@ pub(crate) enum Step {
     Reserve {
         pages: u64,
     },
+    /// A block in a window of its own.
+    Window {
+        pages: u64,
+    },
     Free {
         block: usize,
     },
     Realloc {
         block: usize,
         pages: u64,
+    },
+    /// A realloc to a place with room for `room` pages.
+    Widen {
+        block: usize,
+        pages: u64,
+        room: u64,
     },
     /// A realloc that must not move.
     Resize {
@@ -84,6 +94,15 @@ pub(crate) enum Step {
         severity: Severity,
         frames: u64,
     },
+}
+
+/// Where a block may be after a realloc.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Any,
+    Same,
+    /// With addresses for so many pages.
+    WithRoom(u64),
 }
 
 /// What is wrong.
@@ -213,14 +232,17 @@ impl<'a> World<'a> {
         }
         let step = self.scaled(step);
         let named = match step {
-            Step::Free { block } | Step::Realloc { block, .. } | Step::Resize { block, .. } => {
-                self.blocks.get(block % self.len().max(1))
-            }
+            Step::Free { block }
+            | Step::Realloc { block, .. }
+            | Step::Resize { block, .. }
+            | Step::Widen { block, .. } => self.blocks.get(block % self.len().max(1)),
             _ => None,
         };
         let named = named.map(|block| (block.gva, block.reserved_pages.max(block.stamps.len() as u64)));
+        let refusals = self.out_of_frames + self.out_of_tables;
         let touched = self.apply(&step)?;
-        self.follow_ranges(&step, named, touched)?;
+        let refused = refusals < self.out_of_frames + self.out_of_tables;
+        self.follow_ranges(&step, named.filter(|_| !refused), touched)?;
         self.verify(touched)
     }
 
@@ -229,13 +251,20 @@ impl<'a> World<'a> {
         let mut step = step.clone();
         let limit = self.setup.frames + self.setup.frames / 8;
         match &mut step {
-            Step::Malloc { pages } | Step::Realloc { pages, .. } | Step::Resize { pages, .. }
+            Step::Malloc { pages }
+            | Step::Window { pages }
+            | Step::Realloc { pages, .. }
+            | Step::Resize { pages, .. }
+            | Step::Widen { pages, .. }
                 if *pages > limit =>
             {
                 *pages = 1 + *pages % limit
             }
             Step::Reserve { pages } => *pages = (*pages).min(8 * limit),
             _ => {}
+        }
+        if let Step::Widen { room, .. } = &mut step {
+            *room = (*room).min(8 * limit);
         }
         step
     }
@@ -254,6 +283,16 @@ impl<'a> World<'a> {
                 let made = self.umpa.userpage_reserve(pages * PAGE_BYTES);
                 self.new_block(made, 0, pages, available)
             }
+            Step::Window { pages } => {
+                let available = self.available();
+                let made = self.umpa.userpage_window(pages * PAGE_BYTES);
+                if let Ok(gva) = made {
+                    expect("a window", &gva, |gva| {
+                        in_window(*gva) && gva.containing().get().is_multiple_of(pages.next_power_of_two())
+                    })?;
+                }
+                self.new_block(made, pages, pages, available)
+            }
             Step::Free { block } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
                 let gva = self.blocks[number].gva;
@@ -266,11 +305,15 @@ impl<'a> World<'a> {
             }
             Step::Realloc { block, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
-                self.realloc(number, pages, true)
+                self.realloc(number, pages, Place::Any)
+            }
+            Step::Widen { block, pages, room } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.realloc(number, pages, Place::WithRoom(room))
             }
             Step::Resize { block, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
-                self.realloc(number, pages, false)
+                self.realloc(number, pages, Place::Same)
             }
             Step::Commit { block, at, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
@@ -346,19 +389,28 @@ impl<'a> World<'a> {
         Ok(Some(gva))
     }
 
-    fn realloc(&mut self, number: usize, pages: u64, may_move: bool) -> Result<Option<Gva>, Defect> {
+    fn realloc(&mut self, number: usize, pages: u64, place: Place) -> Result<Option<Gva>, Defect> {
         let gva = self.blocks[number].gva;
         let have = self.blocks[number].stamps.len() as u64;
         let available = self.available();
-        let done = if may_move {
-            self.umpa.userpage_realloc(gva, pages * PAGE_BYTES)
-        } else {
-            self.umpa.userpage_resize(gva, pages * PAGE_BYTES).map(|()| gva)
+        let bytes = pages * PAGE_BYTES;
+        let (done, room) = match place {
+            Place::Any => (self.umpa.userpage_realloc(gva, bytes), 0),
+            Place::Same => (self.umpa.userpage_resize(gva, bytes).map(|()| gva), 0),
+            Place::WithRoom(room) => {
+                (self.umpa.userpage_realloc_reserved(gva, bytes, room * PAGE_BYTES), room)
+            }
         };
         match done {
             Ok(moved) => {
                 let usable = self.usable(moved)?;
-                expect("usable pages", &usable, |&usable| usable == pages)?;
+                // A leaf that has moved isn't cut where there is no table for it.
+                let uncut = self.setup.few_tables && room > 0 && moved != gva;
+                expect("usable pages", &usable, |&usable| usable == pages || uncut && usable == have)?;
+                if room > 0 {
+                    expect("a window with room", &moved, |moved| in_window(*moved))?;
+                }
+                let pages = usable;
                 let mut block = self.blocks.swap_remove(number);
                 if moved != gva {
                     self.bury(&block, 0, true);
@@ -368,7 +420,7 @@ impl<'a> World<'a> {
                 } else if !block.cover {
                     self.bury(&block, pages as usize, false);
                 }
-                block.reserved_pages = block.reserved_pages.max(pages);
+                block.reserved_pages = block.reserved_pages.max(pages).max(room);
                 block.stamps.resize(pages as usize, None);
                 for at in have..pages {
                     self.stamp(&mut block, at)?;
@@ -381,7 +433,7 @@ impl<'a> World<'a> {
                 expect("usable pages after a refusal", &self.usable(gva)?, |&usable| usable == have)?;
                 Ok(Some(gva))
             }
-            Err(BlockError::NoRoom { .. }) if !may_move && pages > have => {
+            Err(BlockError::NoRoom { .. }) if matches!(place, Place::Same) && pages > have => {
                 let block = &self.blocks[number];
                 let room = block.is_window() && pages <= block.reserved_pages;
                 expect("room in a reservation", &room, |&room| !room)?;

@@ -167,12 +167,11 @@ impl World<'_> {
         if let Some((gva, reserved)) = before {
             let block = self.blocks.iter().find(|block| block.gva == gva && touched == Some(gva));
             let end = match (step, block) {
-                (Step::Realloc { pages, .. } | Step::Resize { pages, .. }, Some(block))
-                    if block.stamps.len() as u64 == *pages =>
-                {
-                    Some(gva.get() + pages * PAGE_BYTES)
-                }
-                (Step::Realloc { .. }, Some(_)) | (Step::Resize { .. }, _) => None,
+                (
+                    Step::Realloc { pages, .. } | Step::Resize { pages, .. } | Step::Widen { pages, .. },
+                    Some(block),
+                ) if block.stamps.len() as u64 == *pages => Some(gva.get() + pages * PAGE_BYTES),
+                (Step::Realloc { .. } | Step::Widen { .. }, Some(_)) | (Step::Resize { .. }, _) => None,
                 _ => Some(gva.get()),
             };
             let within = gva.get()..gva.get() + reserved * PAGE_BYTES;
