@@ -201,6 +201,32 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
         unsafe { self.enter()?.free(block, Keep::Memory) }
     }
 
+    /// Ends blocks of [runs](Self::alloc_run), from the first pointer on, as long as each is one in use; those
+    /// pointers become null. Returns how many. What is in order of addresses is freed at the price of
+    /// reading its pointers.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`].
+    ///
+    /// # Safety
+    /// As for [`Self::free`], for each of the pointers.
+    pub unsafe fn free_all(&self, pointers: &mut [*mut u8]) -> Result<usize, HeapError> {
+        // SAFETY: the caller's precondition.
+        Ok(unsafe { self.enter()?.free_all(pointers, Keep::Nothing) })
+    }
+
+    /// [`Self::free_all`] as [`Self::free_keeping`].
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`].
+    ///
+    /// # Safety
+    /// As for [`Self::free`], for each of the pointers.
+    pub unsafe fn free_all_keeping(&self, pointers: &mut [*mut u8]) -> Result<usize, HeapError> {
+        // SAFETY: the caller's precondition.
+        Ok(unsafe { self.enter()?.free_all(pointers, Keep::Memory) })
+    }
+
     /// Gives a block `bytes` bytes; its content is kept, up to the lesser size. The address may change,
     /// and is returned; it is aligned to `align_bytes`. Large blocks are resized by page tables, without
     /// a copy.
@@ -218,6 +244,25 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
     ) -> Result<NonNull<u8>, HeapError> {
         // SAFETY: the caller's precondition.
         unsafe { self.enter()?.realloc(block, bytes, align_bytes) }
+    }
+
+    /// [`Self::realloc`] to a place where the block can grow to `reserve_bytes`, as one of
+    /// [`Self::alloc_reserved`] can.
+    ///
+    /// # Errors
+    /// As for [`Self::realloc`].
+    ///
+    /// # Safety
+    /// As for [`Self::realloc`].
+    pub unsafe fn realloc_reserved(
+        &self,
+        block: NonNull<u8>,
+        bytes: usize,
+        align_bytes: usize,
+        reserve_bytes: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        // SAFETY: the caller's precondition.
+        unsafe { self.enter()?.realloc_reserved(block, bytes, align_bytes, reserve_bytes) }
     }
 
     /// Gives a block `bytes` bytes where it is.

@@ -9,7 +9,7 @@ mod host;
 use std::ptr::{NonNull, null_mut};
 
 use blocks::{Block, assert_apart};
-use host::{Machine, with_umpa};
+use host::{Machine, walks, with_umpa};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use umpa::blocks::Config as PageConfig;
@@ -50,12 +50,39 @@ struct Wish {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Batch1 { wishes: Vec<Option<usize>>, size: usize, align_shift: u32, reserve: usize, flags: Flags },
-    Batch2 { wishes: Vec<(Option<usize>, usize)>, align_shift: u32, reserve: usize, flags: Flags },
-    Batch5 { wishes: Vec<Wish> },
-    TryRealloc { block: usize, size: usize },
-    AlignedRealloc { block: usize, size: usize, align_shift: u32 },
-    Free { block: usize },
+    Batch1 {
+        wishes: Vec<Option<usize>>,
+        size: usize,
+        align_shift: u32,
+        reserve: usize,
+        flags: Flags,
+    },
+    Batch2 {
+        wishes: Vec<(Option<usize>, usize)>,
+        align_shift: u32,
+        reserve: usize,
+        flags: Flags,
+    },
+    Batch5 {
+        wishes: Vec<Wish>,
+    },
+    TryRealloc {
+        block: usize,
+        size: usize,
+    },
+    AlignedRealloc {
+        block: usize,
+        size: usize,
+        align_shift: u32,
+    },
+    Free {
+        block: usize,
+    },
+    /// A batch that frees blocks in order of their addresses, but for every so many-th.
+    FreeInOrder {
+        spared: usize,
+        flags: Flags,
+    },
 }
 
 fn size() -> impl Strategy<Value = usize> {
@@ -106,6 +133,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..1000usize, size(), align())
             .prop_map(|(block, size, align_shift)| Step::AlignedRealloc { block, size, align_shift }),
         2 => (0..1000usize).prop_map(|block| Step::Free { block }),
+        1 => (2..40usize, any::<bool>()).prop_map(|(spared, constant)| {
+            let flags = if constant { Flags::CONSTANT_TIME } else { Flags::empty() };
+            Step::FreeInOrder { spared, flags }
+        }),
     ]
 }
 
@@ -280,6 +311,22 @@ impl World<'_, '_, '_> {
                 old.verify(old.bytes, old.bytes, old.seed);
                 // SAFETY: the block is out of the model.
                 assert_eq!(unsafe { self.heap.free(old.at) }, Ok(()), "{old:?}");
+            }
+            Step::FreeInOrder { spared, flags } => {
+                self.blocks.sort_by_key(|block| block.at);
+                let mut numbers = 0..;
+                let is_spared =
+                    |_: &mut Block| numbers.next().is_some_and(|n: usize| !n.is_multiple_of(*spared));
+                let freed: Vec<_> = self.blocks.extract_if(.., is_spared).collect();
+                freed.iter().for_each(|block| block.verify(block.bytes, block.bytes, block.seed));
+                let mut ptrs: Vec<_> = freed.iter().map(|block| block.at.as_ptr()).collect();
+                ptrs.insert(ptrs.len() / 2, null_mut());
+                let mut errnos = vec![UNTOLD; ptrs.len()];
+                // SAFETY: the blocks are out of the model.
+                let batch =
+                    unsafe { self.heap.batch_alloc1(Some(&mut errnos), &mut ptrs, &mut 0, 0, 0, *flags) };
+                assert_eq!(batch, Batch { succeeded: ptrs.len(), complete: true });
+                assert!(errnos.iter().all(|&errno| errno == 0) && ptrs.iter().all(|ptr| ptr.is_null()));
             }
         }
     }
@@ -456,6 +503,125 @@ fn frees_in_constant_time_give_nothing_back() {
             let edits = stores() - before;
             assert_eq!(edits == 0, flags == Flags::CONSTANT_TIME, "{edits} stores");
         }
+    });
+}
+
+/// Pages touched by the allocator since the count was `before`.
+fn touched(before: u64) -> u64 {
+    walks() - before
+}
+
+/// A block of pages moves to where it can grow by its entries; other blocks are small, and copied.
+#[test]
+fn a_block_moves_to_its_reserve_without_a_copy() {
+    with_heap(30_000, |heap| {
+        for (size, new_size, reserve) in [
+            (1 << 20, 2 << 20, 8 << 20),
+            (4 << 20, 4 << 20, 9 << 20),
+            (2 << 20, 70_000, 3 << 20),
+            (100, 80_000, 90_000),
+        ] {
+            let mut entry = Allocation2 { ptr: null_mut(), size };
+            // SAFETY: the block is new, and used by nobody else.
+            unsafe {
+                let batch = |entry: &mut Allocation2, size: usize, reserve: usize, flags: Flags| {
+                    entry.size = size;
+                    let done = heap.batch_alloc2(None, core::slice::from_mut(entry), 0, reserve, flags);
+                    assert!(done.complete, "{size} of {reserve}");
+                };
+                batch(&mut entry, size, 0, Flags::empty());
+                let kept = size.min(new_size);
+                (0..kept).step_by(50).for_each(|at| entry.ptr.add(at).write((at / 50) as u8));
+                let before = walks();
+                batch(&mut entry, new_size, reserve, Flags::empty());
+                assert!(touched(before) < 40, "{} pages touched", touched(before));
+                batch(&mut entry, reserve, 0, Flags::PREVENT_MOVE);
+                assert!((0..kept).step_by(50).all(|at| entry.ptr.add(at).read() == (at / 50) as u8));
+                batch(&mut entry, 0, 0, Flags::empty());
+            }
+        }
+    });
+}
+
+/// Nodes of two runs, in an order that isn't that of their addresses, with what is refused in between.
+#[test]
+fn a_batch_frees_its_nodes_as_single_calls_do() {
+    with_heap(30_000, |heap| {
+        let frames = || {
+            let taken = |umpa: &umpa::blocks::Umpa<'_, Machine>| {
+                let frames = umpa.frames();
+                let kept = umpa.space().retained_pages();
+                frames.granted_frames() - frames.free_frames() - frames.quarantined_frames() - kept
+            };
+            heap.inspect(taken).expect("no call is under way")
+        };
+        let before = frames();
+        let mut ptrs = vec![null_mut(); 400_000];
+        let (one, other) = ptrs.split_at_mut(250_000);
+        let new = Flags::BATCH_IS_ALL_ALLOC;
+        // SAFETY: the blocks are new, and used by nobody else.
+        unsafe {
+            assert!(heap.batch_alloc1(None, one, &mut 24, 8, 0, new).complete);
+            assert!(heap.batch_alloc1(None, other, &mut 40, 8, 0, new).complete);
+            let full = frames() - before;
+            // Foreign, and freed before: each is refused, and all else is freed.
+            let mut local = [0u64; 4];
+            let foreign = local.as_mut_ptr().cast::<u8>();
+            let kept = [5, 100_000, 249_999, 250_000, 399_999].map(|at| ptrs[at]);
+            let refused = [3, 1000, 87_381, 200_001, 300_000, 350_000];
+            let mut order = ptrs.clone();
+            order.rotate_left(120_000);
+            order.retain(|ptr| !kept.contains(ptr));
+            for (number, &at) in refused.iter().enumerate() {
+                let ptr = match number {
+                    5 => {
+                        let freed = heap.free(NonNull::new(order[at]).expect("a block"));
+                        assert_eq!(freed, Ok(()));
+                        continue;
+                    }
+                    0 => foreign,
+                    1 => order[at - 1].add(8),
+                    2 => kept[0].add(8),
+                    _ => order[at - 20],
+                };
+                order.insert(at, ptr);
+            }
+            let mut errnos = vec![UNTOLD; order.len()];
+            let mut pointers = order.clone();
+            let batch = heap.batch_alloc1(Some(&mut errnos), &mut pointers, &mut 0, 0, 0, Flags::empty());
+            assert_eq!(batch, Batch { succeeded: order.len() - refused.len(), complete: false });
+            for (at, (&errno, &ptr)) in errnos.iter().zip(&pointers).enumerate() {
+                let expected = if refused.contains(&at) { (EINVAL, order[at]) } else { (0, null_mut()) };
+                assert_eq!((errno, ptr), expected, "entry {at}");
+            }
+            // Of the six units of 2 MiB one has no node left.
+            assert_eq!(full - (frames() - before), 512, "{full} frames before");
+            let mut rest = kept;
+            assert!(heap.batch_alloc1(None, &mut rest, &mut 0, 0, 0, Flags::BATCH_IS_ALL_FREE).complete);
+            assert_eq!(frames(), before);
+        }
+    });
+}
+
+/// A batch that is freed as a whole leaves its window to the next, which edits no table.
+#[test]
+fn the_next_batch_takes_over_the_memory_of_the_last() {
+    with_heap(20_000, |heap| {
+        let stores = || heap.inspect(|umpa| umpa.tables().stores()).expect("free");
+        let mut edits = [0; 3];
+        for edits in &mut edits {
+            let before = stores();
+            let mut ptrs = vec![null_mut(); 300_000];
+            // SAFETY: the blocks are new, and used by nobody else.
+            unsafe {
+                let new = Flags::BATCH_IS_ALL_ALLOC;
+                assert!(heap.batch_alloc1(None, &mut ptrs, &mut 24, 8, 0, new).complete);
+                ptrs.iter().for_each(|ptr| ptr.cast::<[u8; 24]>().write([1; 24]));
+                assert!(heap.batch_alloc1(None, &mut ptrs, &mut 0, 0, 0, Flags::empty()).complete);
+            }
+            *edits = stores() - before;
+        }
+        assert!(edits[0] > 0 && edits[1..] == [0, 0], "{edits:?} stores");
     });
 }
 

@@ -177,6 +177,56 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
     }
 
     /// # Safety
+    /// As for [`Heap::free_all`].
+    pub(super) unsafe fn free_all(&mut self, pointers: &mut [*mut u8], keep: Keep) -> usize {
+        let (slabs, mut umpa) = self.slabs();
+        slabs.free_all(pointers, &mut umpa, keep == Keep::Memory)
+    }
+
+    /// # Safety
+    /// As for [`Heap::realloc`].
+    pub(super) unsafe fn realloc_reserved(
+        &mut self,
+        block: NonNull<u8>,
+        bytes: usize,
+        align_bytes: usize,
+        reserve_bytes: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        if !align_bytes.is_power_of_two() {
+            return Err(HeapError::BadAlignment { align_bytes });
+        }
+        let found = self.find(block)?;
+        if is_small(reserve_bytes, align_bytes) || reserve_bytes <= bytes {
+            // SAFETY: the caller's precondition.
+            return unsafe { self.realloc(block, bytes.max(reserve_bytes), align_bytes) };
+        }
+        if let Found::Pages(_) = found {
+            // A window begins at a multiple of its size, which is the alignment's at least.
+            let room = (reserve_bytes as u64).max(align_bytes as u64);
+            let mut umpa = self.segments().umpa();
+            let moved = umpa.userpage_realloc_reserved(gva_of(block), (bytes as u64).max(1), room);
+            return moved.map(block_at).map_err(|_| HeapError::OutOfMemory { bytes });
+        }
+        let other = self.alloc_reserved(bytes, align_bytes, reserve_bytes)?;
+        // SAFETY: both blocks have so many bytes, and the new one overlaps no other; the rest is the
+        // caller's precondition.
+        unsafe { self.replace(block, other, bytes.min(found.usable_bytes())) };
+        Ok(other)
+    }
+
+    /// Ends a block whose first bytes another takes over.
+    ///
+    /// # Safety
+    /// As for [`Heap::free`]; both have so many bytes, and don't overlap.
+    unsafe fn replace(&mut self, block: NonNull<u8>, other: NonNull<u8>, kept: usize) {
+        // SAFETY: the caller's precondition.
+        unsafe { ptr::copy_nonoverlapping(block.as_ptr(), other.as_ptr(), kept) };
+        // SAFETY: the caller's precondition.
+        let freed = unsafe { self.free(block, Keep::Nothing) };
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    /// # Safety
     /// As for [`Heap::realloc`].
     pub(super) unsafe fn realloc(
         &mut self,
@@ -199,12 +249,9 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
             _ => {}
         }
         let other = self.alloc(bytes, align_bytes)?;
-        let kept = bytes.min(found.usable_bytes());
-        // SAFETY: both blocks have so many bytes, and the new one overlaps no other.
-        unsafe { ptr::copy_nonoverlapping(block.as_ptr(), other.as_ptr(), kept) };
-        // SAFETY: the caller's precondition.
-        let freed = unsafe { self.free(block, Keep::Nothing) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        // SAFETY: both blocks have so many bytes, and the new one overlaps no other; the rest is the
+        // caller's precondition.
+        unsafe { self.replace(block, other, bytes.min(found.usable_bytes())) };
         Ok(other)
     }
 
