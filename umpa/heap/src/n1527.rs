@@ -1,13 +1,13 @@
-//! The latency-reducing allocation interface of WG14's N1527 (Niall Douglas, 2010/11), on a [`Heap`](crate::Heap).
+//! The latency-reducing allocation interface of WG14's N1527 (Niall Douglas, 2010/11), on a [`Heap`].
 //!
 //! | call | what |
 //! | --- | --- |
-//! | [`Heap::batch_alloc1`](crate::Heap::batch_alloc1) | blocks of one size; alignment, reserve and flags for all |
-//! | [`Heap::batch_alloc2`](crate::Heap::batch_alloc2) | a size for each block |
-//! | [`Heap::batch_alloc5`](crate::Heap::batch_alloc5) | size, alignment, reserve and flags for each block |
-//! | [`Heap::aligned_alloc`](crate::Heap::aligned_alloc), [`Heap::aligned_realloc`](crate::Heap::aligned_realloc) | one block |
-//! | [`Heap::try_realloc`](crate::Heap::try_realloc), [`Heap::try_aligned_realloc`](crate::Heap::try_aligned_realloc) | one block that never moves |
-//! | [`Heap::malloc_usable_size`](crate::Heap::malloc_usable_size) | what a block has |
+//! | [`Heap::batch_alloc1`] | blocks of one size; alignment, reserve and flags for all |
+//! | [`Heap::batch_alloc2`] | a size for each block |
+//! | [`Heap::batch_alloc5`] | size, alignment, reserve and flags for each block |
+//! | [`Heap::aligned_alloc`], [`Heap::aligned_realloc`] | one block |
+//! | [`Heap::try_realloc`], [`Heap::try_aligned_realloc`] | one block that never moves |
+//! | [`Heap::malloc_usable_size`] | what a block has |
 //!
 //! An entry of a batch is a pointer and a size, and what is done follows from both:
 //!
@@ -18,7 +18,7 @@
 //!
 //! Entries succeed or fail each by itself: a failed one keeps pointer and size, and its `errno` is told
 //! where the caller wants it. A call counts those that succeeded. Blocks are the heap's, so those of
-//! one call can be given to any other, [`Heap::free`](crate::Heap::free) and Rust's collections included.
+//! one call can be given to any other, [`Heap::free`] and Rust's collections included.
 //!
 //! A reserve is how far the block will be resizable in place: bytes, or a multiple of the size
 //! ([`Flags::RESERVE_IS_MULT`]). From 64 KiB on it costs addresses, and a page table if the reserve is
@@ -34,7 +34,7 @@
 //!
 //! # Cost
 //!
-//! [`Heap::batch_alloc1`](crate::Heap::batch_alloc1) of new blocks below 64 KiB is one [`Heap::alloc_run`](crate::Heap::alloc_run) and one store for each
+//! [`Heap::batch_alloc1`] of new blocks below 64 KiB is one [`Heap::alloc_run`] and one store for each
 //! pointer, without a look at the blocks. To know that all are new it reads the pointers, unless
 //! [`Flags::BATCH_IS_ALL_ALLOC`] says so. Blocks of such batches that are freed by one, in the order of
 //! their addresses, cost a read and a store each. Everything else is the heap's calls one by one.
@@ -51,12 +51,14 @@ mod one;
 
 use umpa::mmap::Errno;
 
+#[cfg(doc)]
+use crate::heap::Heap;
 use crate::heap::HeapError;
 
 pub use batch::Batch;
 pub use flags::Flags;
 
-/// An entry of [`Heap::batch_alloc2`](crate::Heap::batch_alloc2).
+/// An entry of [`Heap::batch_alloc2`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allocation2 {
@@ -66,7 +68,7 @@ pub struct Allocation2 {
     pub size: usize,
 }
 
-/// An entry of [`Heap::batch_alloc5`](crate::Heap::batch_alloc5).
+/// An entry of [`Heap::batch_alloc5`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allocation5 {

@@ -15,7 +15,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
     /// C's `aligned_alloc`: `size` bytes at a multiple of `alignment`.
     ///
     /// # Errors
-    /// `EINVAL`, `ENOMEM` ([module](self)).
+    /// `EINVAL`, `ENOMEM` ([module](super)).
     pub fn aligned_alloc(&self, alignment: usize, size: usize) -> Result<NonNull<u8>, Errno> {
         self.alloc(size, alignment).map_err(errno)
     }
@@ -23,7 +23,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
     /// C's `realloc` of a block that stays aligned. Null is allocated.
     ///
     /// # Errors
-    /// `EINVAL`, `ENOMEM` ([module](self)); the block is as it was.
+    /// `EINVAL`, `ENOMEM` ([module](super)); the block is as it was.
     ///
     /// # Safety
     /// As for [`Heap::realloc`].
