@@ -26,6 +26,7 @@
 
 #![allow(unsafe_code)] // reason: hands out memory by pointer
 
+mod below;
 mod inside;
 
 use core::cell::{Cell, UnsafeCell};

@@ -88,6 +88,11 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
         Some(window.base..window.base + window.used_bytes)
     }
 
+    /// True when a window begins there.
+    pub(crate) fn has_window_at(&self, base: u64) -> bool {
+        self.windows.get().iter().flatten().any(|window| window.base == base)
+    }
+
     /// Whether the slack may grow without limit.
     pub(crate) fn keep(&self, keep: bool) {
         self.keep.set(keep);

@@ -164,6 +164,11 @@ impl Slabs {
         None
     }
 
+    /// True for addresses in the window of a slab.
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        self.slab_around(address).is_some()
+    }
+
     /// The node at the address: `None` when no slab is there, an inner `None` when there is no node in
     /// use.
     pub(crate) fn find(&self, address: u64) -> Option<Option<Node>> {
