@@ -23,8 +23,11 @@ use std::{env, fs, io};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What the image is made of, from the workspace's root.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 16] = [
     "guest/src",
+    "guest/build.rs",
+    "guest/c",
+    "guest/include",
     "guest/guest.ld",
     "guest/Cargo.toml",
     "guest/abi/src",

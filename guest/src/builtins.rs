@@ -82,6 +82,20 @@ pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, bytes: usize) -
     unsafe { memcmp(left, right, bytes) }
 }
 
+/// C's `strlen`.
+///
+/// # Safety
+/// A string is there.
+#[cfg_attr(feature = "image", unsafe(no_mangle))]
+pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut bytes = 0;
+    // SAFETY: the caller's precondition: a zero byte comes. (Volatile, as in `memcmp`.)
+    while unsafe { text.add(bytes).read_volatile() } != 0 {
+        bytes += 1;
+    }
+    bytes
+}
+
 /// Never called.
 #[cfg_attr(feature = "image", unsafe(no_mangle))]
 pub extern "C" fn rust_eh_personality() {}
@@ -115,6 +129,15 @@ mod tests {
             assert!(memcmp([1, 0xff].as_ptr(), [1, 0x01].as_ptr(), 2) > 0);
             assert!(memcmp([1, 2].as_ptr(), [1, 3].as_ptr(), 2) < 0);
             assert_eq!(bcmp([1, 2].as_ptr(), [1, 3].as_ptr(), 1), 0);
+        }
+    }
+
+    #[test]
+    fn a_string_ends_at_its_first_zero() {
+        // SAFETY: all are strings.
+        unsafe {
+            assert_eq!(strlen(c"four".as_ptr().cast()), 4);
+            assert_eq!(strlen(c"".as_ptr().cast()), 0);
         }
     }
 

@@ -30,6 +30,13 @@ pub fn print(text: fmt::Arguments<'_>) {
     line.send();
 }
 
+/// Sends text as it is; the VMM minds bytes that aren't UTF-8.
+pub fn write(text: &[u8]) {
+    let mut line = Line { area: CallArea::take(), used_bytes: 0 };
+    line.put(text);
+    line.send();
+}
+
 struct Line {
     area: CallArea,
     used_bytes: usize,
@@ -42,11 +49,9 @@ impl Line {
             self.used_bytes = 0;
         }
     }
-}
 
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text.as_bytes();
+    fn put(&mut self, text: &[u8]) {
+        let mut rest = text;
         while !rest.is_empty() {
             let free = &mut self.area.payload()[self.used_bytes..];
             let (now, later) = rest.split_at(rest.len().min(free.len()));
@@ -57,6 +62,12 @@ impl Write for Line {
             }
             rest = later;
         }
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
         Ok(())
     }
 }

@@ -57,7 +57,7 @@ pub fn with<T>(
 }
 
 /// The current heap.
-fn current<'a>() -> Option<&'a GuestHeap<'a, 'a>> {
+pub(crate) fn current<'a>() -> Option<&'a GuestHeap<'a, 'a>> {
     let heap = NonNull::new(CURRENT.load(Relaxed))?;
     // SAFETY: `with` keeps the heap alive and where it is while the pointer is set, and each of the
     // functions below uses it for one call. One vCPU runs; a handler that interrupts such a call is

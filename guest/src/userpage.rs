@@ -1,28 +1,15 @@
-//! The allocator of a guest program: made from the boot info, and as C symbols.
-//!
-//! `umpa` has no statics, so C's functions, which take no allocator, find it here: [`with`] makes an
-//! allocator the current one for as long as a function runs. One vCPU, one current allocator.
-//!
-//! | symbol | returns |
-//! | --- | --- |
-//! | `userpage_malloc(bytes)` | the block, or null |
-//! | `userpage_free(block)` | 0, or -1 where no block begins |
-//! | `userpage_realloc(block, bytes)` | the block, perhaps moved; null: it is as it was |
-//! | `userpage_commit(address, bytes)` | bytes backed, or -1 |
-//! | `userpage_release(address, bytes)` | bytes given back, or -1 |
+//! The allocator of a guest program, made from the boot info.
 
-#![allow(unsafe_code)] // reason: hands out bookkeeping memory once; C symbols; a current allocator
+#![allow(unsafe_code)] // reason: hands out bookkeeping memory once
 
 use core::cell::UnsafeCell;
-use core::ffi::c_void;
-use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use umpa::blocks::{Config, Umpa};
 use umpa::frames::FrameStore;
 use umpa::release::Discardable;
 use umpa::tables::{PageTables, TableArena};
-use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
+use umpa_abi::addr::PageSize;
 use umpa_abi::boot::{BootInfo, feature};
 
 use crate::machine::Machine;
@@ -79,69 +66,4 @@ pub fn parts(boot: &BootInfo) -> (FrameStore<'static>, PageTables<'static>) {
     let arena = TableArena::new(boot.tables_first(), boot.tables_used, links);
     let tables = PageTables::new(boot.root().containing(), arena, largest);
     (FrameStore::new(boot.frames_first(), tags), tables)
-}
-
-static CURRENT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-
-/// Runs `program` with `allocator` behind the C symbols.
-///
-/// # Panics
-/// When there is a current allocator already.
-pub fn with<T>(allocator: &mut Allocator<'_>, program: impl FnOnce() -> T) -> T {
-    let previous = CURRENT.swap((&raw mut *allocator).cast(), Relaxed);
-    assert!(previous.is_null(), "an allocator within an allocator");
-    let result = program();
-    CURRENT.store(null_mut(), Relaxed);
-    result
-}
-
-/// The current allocator. Panics, which ends the guest, outside of [`with`].
-fn current<'a>() -> &'a mut Allocator<'a> {
-    let allocator = NonNull::new(CURRENT.load(Relaxed)).expect("no allocator: call it within `with`");
-    // SAFETY: `with` holds the allocator's only reference while the pointer is set, and lends it to
-    // one C function at a time: none of them calls another, and one vCPU runs.
-    unsafe { allocator.cast().as_mut() }
-}
-
-fn gva(pointer: *mut c_void) -> Gva {
-    Gva::new(pointer as u64)
-}
-
-fn pointer(gva: Gva) -> *mut c_void {
-    gva.get() as *mut c_void
-}
-
-/// See the [module](self).
-#[unsafe(no_mangle)]
-pub extern "C" fn userpage_malloc(bytes: usize) -> *mut c_void {
-    current().userpage_malloc(bytes as u64).map_or(null_mut(), pointer)
-}
-
-/// See the [module](self). A null pointer is freed without effect, as C's `free` does.
-#[unsafe(no_mangle)]
-pub extern "C" fn userpage_free(block: *mut c_void) -> i32 {
-    if block.is_null() || current().userpage_free(gva(block)).is_ok() { 0 } else { -1 }
-}
-
-/// See the [module](self). A null pointer is allocated, as C's `realloc` does.
-#[unsafe(no_mangle)]
-pub extern "C" fn userpage_realloc(block: *mut c_void, bytes: usize) -> *mut c_void {
-    if block.is_null() {
-        return userpage_malloc(bytes);
-    }
-    current().userpage_realloc(gva(block), bytes as u64).map_or(null_mut(), pointer)
-}
-
-/// See the [module](self).
-#[unsafe(no_mangle)]
-pub extern "C" fn userpage_commit(address: *mut c_void, bytes: usize) -> isize {
-    let frames = current().userpage_commit(gva(address), bytes as u64);
-    frames.map_or(-1, |frames| (frames * PAGE_BYTES) as isize)
-}
-
-/// See the [module](self).
-#[unsafe(no_mangle)]
-pub extern "C" fn userpage_release(address: *mut c_void, bytes: usize) -> isize {
-    let frames = current().userpage_release(gva(address), bytes as u64);
-    frames.map_or(-1, |frames| (frames * PAGE_BYTES) as isize)
 }

@@ -8,6 +8,7 @@ mod absurd_exchange;
 mod batch;
 mod batch_times;
 mod block;
+mod c;
 mod churn;
 mod conformance;
 mod dlmalloc;
@@ -79,6 +80,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "block",
         description: "[check|count|give|time] writes and reads all slots of the page file, every byte checked",
         run: block::run,
+    },
+    Workload {
+        name: "c",
+        description: "[nodes] a C program on umpa.h: the paper's functions, the mmap family, batches, malloc",
+        run: c::run,
     },
     Workload {
         name: "churn",

@@ -7,10 +7,11 @@ use umpa::blocks::Config;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 
 use super::{Context, Failure, check, equal};
-use crate::mmu;
-use crate::userpage::{
-    self, userpage_commit, userpage_free, userpage_malloc, userpage_realloc, userpage_release,
+use crate::c::blocks::{
+    userpage_commit, userpage_free, userpage_malloc, userpage_realloc, userpage_release, userpage_reserve,
 };
+use crate::heap;
+use crate::mmu;
 
 const PAGE: usize = PAGE_BYTES as usize;
 
@@ -21,9 +22,9 @@ fn at(block: *mut c_void, page: usize) -> Gva {
 /// See the [module](self).
 pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let mut umpa = context.allocator(Config::default());
-    let reserved = umpa.userpage_reserve(64 * PAGE_BYTES).map_err(|_| Failure::new("no addresses"))?;
-    let reserved = reserved.get() as *mut c_void;
-    userpage::with(&mut umpa, || {
+    let done = heap::with(&mut umpa, umpa_heap::Config::default(), |_| {
+        let reserved = userpage_reserve(64 * PAGE);
+        check(!reserved.is_null(), "addresses")?;
         let block = userpage_malloc(10 * PAGE);
         check(!block.is_null() && (block as usize).is_multiple_of(PAGE), "a block is page-aligned")?;
         (0..10).for_each(|page| mmu::store(at(block, page), page as u64));
@@ -58,7 +59,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         check(userpage_realloc(0x1234_5000 as *mut c_void, PAGE).is_null(), "foreign: not resized")?;
         check(userpage_commit(0x1234_5000 as *mut c_void, PAGE) == -1, "foreign: not committed")?;
         check(userpage_release(0x1234_5000 as *mut c_void, PAGE) == -1, "foreign: not released")
-    })?;
+    });
+    done.map_err(|_| Failure::new("no page for the heap"))??;
     umpa.settle();
     umpa.check(0);
     println!("the five functions do what they should");
