@@ -5,6 +5,7 @@
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
+//! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`giveback`]: giving memory back natively.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
@@ -24,6 +25,7 @@ pub mod driver;
 pub mod forked;
 pub mod giveback;
 pub mod linux;
+pub mod moves;
 pub mod plan;
 pub mod record;
 pub mod samples;

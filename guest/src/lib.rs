@@ -18,8 +18,8 @@
 //! With the feature `image` (set by vmm's build script only) this is a bare-metal image; without it
 //! everything still compiles for the host, so that lints and unit tests see it.
 //!
-//! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work; [`rounds`]: measured
-//!   work in rounds; [`c`]: the same as C symbols;
+//! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work, [`moves`] likewise for
+//!   blocks that grow; [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
 //! - [`heap`]: a heap behind Rust's collections; [`batches`]: memory from N1527's calls.
 //!
 //! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
@@ -44,6 +44,7 @@ pub mod heap;
 pub mod lend;
 pub mod machine;
 pub mod mmu;
+pub mod moves;
 pub mod numbers;
 pub mod pagefile;
 pub mod panic;

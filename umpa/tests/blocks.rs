@@ -26,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Resize { block, pages }),
         2 => (block.clone(), pages(), pages())
             .prop_map(|(block, pages, room)| Step::Widen { block, pages, room }),
+        2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Move { block, pages }),
         3 => (block.clone(), 0..2000u64, pages())
             .prop_map(|(block, at, pages)| Step::Commit { block, at, pages }),
         3 => (block, 0..2000u64, pages())

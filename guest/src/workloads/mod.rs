@@ -24,6 +24,7 @@ mod guarded;
 mod list;
 mod mmap;
 mod mmap_times;
+mod moves_times;
 mod n1527;
 mod pagefile;
 mod real_frames;
@@ -156,6 +157,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "mmap-times",
         description: "[seed] the calls of the mmap family one by one, for `vmm bench mmap`",
         run: mmap_times::run,
+    },
+    Workload {
+        name: "moves-times",
+        description: "WORK SERIES BYTES blocks that grow or change places, for `vmm bench realloc|swap`",
+        run: moves_times::run,
     },
     Workload {
         name: "n1527",

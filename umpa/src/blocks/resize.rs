@@ -1,5 +1,6 @@
 //! Resizing, committing and releasing.
 
+use super::cover::Cover;
 use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, capacity, pages_of};
 use crate::frames::Run;
 use crate::space::{Slot, State};
@@ -21,6 +22,26 @@ impl<M: Machine> Umpa<'_, M> {
             Block::Direct { first, pages: have } => self.resize_direct(first, have, pages),
             Block::Window { slot, pages: have } => self.resize_window(slot, have, pages),
             Block::Cover(cover) => self.resize_cover(cover, pages),
+        }
+    }
+
+    /// Gives the block at `gva` another address, and at least `bytes` (never fewer than it has): for programs
+    /// that want every old pointer to end. Content is kept, without a copy.
+    ///
+    /// # Errors
+    /// [`BlockError`]; the block is as it was, where it was.
+    pub fn userpage_move(&mut self, gva: Gva, bytes: u64) -> Result<Gva, BlockError> {
+        let asked = pages_of(bytes)?;
+        let found = self.find(gva)?;
+        let (Block::Direct { pages: have, .. }
+        | Block::Window { pages: have, .. }
+        | Block::Cover(Cover { pages: have, .. })) = found;
+        let pages = asked.max(have);
+        let room = capacity(pages);
+        match found {
+            Block::Direct { first, .. } => self.move_to_window(first, have, pages, room),
+            Block::Window { slot, .. } => self.widen(slot, have, pages, room),
+            Block::Cover(cover) => self.unshare_cover(cover, pages, room),
         }
     }
 

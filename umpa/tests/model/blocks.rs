@@ -48,6 +48,11 @@ pub(crate) enum Step {
         block: usize,
         pages: u64,
     },
+    /// A realloc that must move.
+    Move {
+        block: usize,
+        pages: u64,
+    },
     Commit {
         block: usize,
         at: u64,
@@ -97,12 +102,13 @@ pub(crate) enum Step {
 }
 
 /// Where a block may be after a realloc.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Any,
     Same,
     /// With addresses for so many pages.
     WithRoom(u64),
+    Other,
 }
 
 /// What is wrong.
@@ -235,7 +241,8 @@ impl<'a> World<'a> {
             Step::Free { block }
             | Step::Realloc { block, .. }
             | Step::Resize { block, .. }
-            | Step::Widen { block, .. } => self.blocks.get(block % self.len().max(1)),
+            | Step::Widen { block, .. }
+            | Step::Move { block, .. } => self.blocks.get(block % self.len().max(1)),
             _ => None,
         };
         let named = named.map(|block| (block.gva, block.reserved_pages.max(block.stamps.len() as u64)));
@@ -256,6 +263,7 @@ impl<'a> World<'a> {
             | Step::Realloc { pages, .. }
             | Step::Resize { pages, .. }
             | Step::Widen { pages, .. }
+            | Step::Move { pages, .. }
                 if *pages > limit =>
             {
                 *pages = 1 + *pages % limit
@@ -310,6 +318,11 @@ impl<'a> World<'a> {
             Step::Widen { block, pages, room } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
                 self.realloc(number, pages, Place::WithRoom(room))
+            }
+            Step::Move { block, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                let pages = pages.max(self.blocks[number].stamps.len() as u64);
+                self.realloc(number, pages, Place::Other)
             }
             Step::Resize { block, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
@@ -400,6 +413,9 @@ impl<'a> World<'a> {
             Place::WithRoom(room) => {
                 (self.umpa.userpage_realloc_reserved(gva, bytes, room * PAGE_BYTES), room)
             }
+            // Fewer bytes than it has leave it as long as it is.
+            Place::Other if pages == have => (self.umpa.userpage_move(gva, 1), 0),
+            Place::Other => (self.umpa.userpage_move(gva, bytes), 0),
         };
         match done {
             Ok(moved) => {
@@ -411,6 +427,11 @@ impl<'a> World<'a> {
                     expect("a window with room", &moved, |moved| in_window(*moved))?;
                 }
                 let pages = usable;
+                expect("place", &(gva, moved), |(gva, moved)| match place {
+                    Place::Any | Place::WithRoom(_) => true,
+                    Place::Same => gva == moved,
+                    Place::Other => gva != moved,
+                })?;
                 let mut block = self.blocks.swap_remove(number);
                 if moved != gva {
                     self.bury(&block, 0, true);
@@ -433,7 +454,7 @@ impl<'a> World<'a> {
                 expect("usable pages after a refusal", &self.usable(gva)?, |&usable| usable == have)?;
                 Ok(Some(gva))
             }
-            Err(BlockError::NoRoom { .. }) if matches!(place, Place::Same) && pages > have => {
+            Err(BlockError::NoRoom { .. }) if place == Place::Same && pages > have => {
                 let block = &self.blocks[number];
                 let room = block.is_window() && pages <= block.reserved_pages;
                 expect("room in a reservation", &room, |&room| !room)?;
@@ -555,6 +576,7 @@ impl<'a> World<'a> {
         let missing = BlockError::NotABlock { gva };
         expect("foreign free", &self.umpa.userpage_free(gva), |done| *done == Err(missing))?;
         expect("foreign realloc", &self.umpa.userpage_realloc(gva, 1), |done| *done == Err(missing))?;
+        expect("foreign move", &self.umpa.userpage_move(gva, 1), |done| *done == Err(missing))?;
         expect("foreign size", &self.umpa.usable_bytes(gva), |done| *done == Err(missing))?;
         Ok(None)
     }

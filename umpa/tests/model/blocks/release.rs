@@ -171,7 +171,8 @@ impl World<'_> {
                     Step::Realloc { pages, .. } | Step::Resize { pages, .. } | Step::Widen { pages, .. },
                     Some(block),
                 ) if block.stamps.len() as u64 == *pages => Some(gva.get() + pages * PAGE_BYTES),
-                (Step::Realloc { .. } | Step::Widen { .. }, Some(_)) | (Step::Resize { .. }, _) => None,
+                (Step::Realloc { .. } | Step::Widen { .. } | Step::Move { .. }, Some(_))
+                | (Step::Resize { .. }, _) => None,
                 _ => Some(gva.get()),
             };
             let within = gva.get()..gva.get() + reserved * PAGE_BYTES;

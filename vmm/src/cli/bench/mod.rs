@@ -4,6 +4,7 @@ mod batch;
 mod calls;
 mod fig7;
 mod mmap;
+mod moves;
 mod output;
 mod pagefile;
 mod paused;
@@ -41,8 +42,10 @@ enum Bench {
     Batch(batch::Args),
     Mmap(mmap::Args),
     Pagefile(pagefile::Args),
+    Realloc(moves::Realloc),
     Release(release::Args),
     Snapshot(snapshot::Args),
+    Swap(moves::Swap),
 }
 
 /// Memory that is left to everything else on the machine.
@@ -57,6 +60,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
         Bench::Release(args) => conclude(release::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Realloc(args) => conclude(moves::realloc(args), calls::BenchError::is_a_series_fault),
+        Bench::Swap(args) => conclude(moves::swap(args), calls::BenchError::is_a_series_fault),
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
     }
 }

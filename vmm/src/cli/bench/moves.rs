@@ -1,0 +1,221 @@
+//! `vmm bench realloc` and `vmm bench swap`: blocks that grow from 4 KiB to 1 GiB by doubling, and blocks that
+//! exchange their contents, by page tables in a guest; beside them copies in the same guest's memory, and
+//! copies and `mremap` natively.
+//!
+//! Series of guests: `umpa` grows within what was reserved, or exchanges tables; `umpa-move` moves at each
+//! growth; `umpa-copy` copies (see the workload `moves-times`). Native ones: [`benches::moves`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use benches::moves::{Linux, NAMES};
+use benches::samples::Record;
+use benches::targets::{Verdict, size};
+use umpa_abi::record::Sample;
+use vmm::vcpu::Ring;
+use work::moves::{LARGEST_BYTES, MoveError, QUICK_BYTES, SWAPS, doublings, exchanges};
+
+use super::calls::{self, BenchError, Plan};
+use super::parse_ring;
+use super::rounds::{Contender, Native};
+use crate::cli::units::duration;
+
+/// What both take.
+#[derive(Clone, Debug, clap::Args)]
+struct Options {
+    /// Rounds that are measured; three more go before them [default: 15; 3 with --quick].
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rounds: Option<u64>,
+    /// Smaller: no block is larger than 64 MiB (realloc) or 4 MiB (swap).
+    #[arg(long)]
+    quick: bool,
+    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
+    #[arg(long, default_value = "3", value_parser = parse_ring)]
+    ring: Ring,
+    /// Give up after this time.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
+    timeout: Duration,
+}
+
+impl Options {
+    fn common(&self, mem: u64) -> calls::Common {
+        calls::Common {
+            rounds: Some(self.rounds.unwrap_or(if self.quick { 3 } else { 15 })),
+            seed: 1,
+            quick: self.quick,
+            json: self.json.clone(),
+            ring: self.ring,
+            mem,
+            timeout: self.timeout,
+        }
+    }
+}
+
+/// A block that grows from 4 KiB to 1 GiB by doubling.
+///
+/// `umpa` grows within its reservation, `umpa-move` moves at each growth, `umpa-copy` is allocated anew, copied
+/// and freed. Natively: `copy` is mmap, memcpy, munmap; `mremap` moves; with small pages (`linux`) and huge
+/// ones (`thp`). `grow` is the call, `grow.touch` with all pages touched after it, `free` the end of the block.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Realloc {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Two blocks that exchange their contents.
+///
+/// `umpa` exchanges tables; `copy` is three memcpy through a third block, in a guest and natively, `mremap` three
+/// moves. `swap` is the call, `swap.touch` with all pages of both blocks touched after it.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Swap {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn guest(work: &str, series: &'static str, largest_bytes: u64) -> (&'static str, Vec<String>) {
+    (series, vec![work.to_owned(), series.to_owned(), largest_bytes.to_string()])
+}
+
+fn natives<'a>(
+    round: impl Fn(&mut Linux, &str) -> Result<Vec<Sample>, MoveError> + Copy + 'a,
+) -> Vec<Box<dyn Contender + 'a>> {
+    let native = |name: &'static str| {
+        let mut linux = Linux::new(name);
+        let round = move || match &mut linux {
+            Some(linux) => round(linux, name).map_err(std::io::Error::other),
+            None => Err(std::io::Error::other("no such series")),
+        };
+        Box::new(Native::new(name, round)) as Box<dyn Contender>
+    };
+    NAMES.map(native).into()
+}
+
+/// Does the growth.
+pub(super) fn realloc(args: &Realloc) -> Result<(), BenchError> {
+    let quick = args.options.quick;
+    let largest_bytes = if quick { QUICK_BYTES } else { LARGEST_BYTES };
+    let round = move |linux: &mut Linux, name: &str| {
+        let mut samples = Vec::new();
+        doublings(linux, name, largest_bytes, &mut |sample| samples.push(sample)).map(|()| samples)
+    };
+    let plan = Plan {
+        bench: "realloc",
+        workload: "moves-times",
+        guests: ["umpa", "umpa-move", "umpa-copy"].map(|name| guest("realloc", name, largest_bytes)).into(),
+        natives: natives(round),
+        params: [("largest_bytes".to_owned(), largest_bytes.into())].into_iter().collect(),
+        targets: &[],
+        baseline: "linux-copy",
+        judge: judge_growth,
+    };
+    // A copy needs the old block beside the new one, each in one piece.
+    calls::run(&args.options.common(largest_bytes / 2 * 3 + (64 << 20)), plan)
+}
+
+/// Does the exchanges.
+pub(super) fn swap(args: &Swap) -> Result<(), BenchError> {
+    let largest_bytes = if args.options.quick { 4 << 20 } else { SWAPS[SWAPS.len() - 1].0 };
+    let round = move |linux: &mut Linux, name: &str| {
+        let mut samples = Vec::new();
+        let sizes = SWAPS.into_iter().filter(|&(bytes, _)| bytes <= largest_bytes);
+        for size in sizes {
+            exchanges(linux, name, size, &mut |sample| samples.push(sample))?;
+        }
+        Ok(samples)
+    };
+    let plan = Plan {
+        bench: "swap",
+        workload: "moves-times",
+        guests: ["umpa", "umpa-copy"].map(|name| guest("swap", name, largest_bytes)).into(),
+        natives: natives(round),
+        params: [("largest_bytes".to_owned(), largest_bytes.into())].into_iter().collect(),
+        targets: &[],
+        baseline: "linux-copy",
+        judge: judge_swap,
+    };
+    calls::run(&args.options.common(3 * largest_bytes + (32 << 20)), plan)
+}
+
+/// How many times a series' row is below a baseline's.
+fn times(record: &Record, series: &str, baseline: &str, work: &str, bytes: u64) -> Option<f64> {
+    let base = record.median(baseline, work, bytes)?;
+    Some(base / record.median(series, work, bytes)?.max(1.0))
+}
+
+/// `series` is `wanted` times below `baseline` at each of the sizes; the size that is farthest decides.
+fn below(
+    record: &Record,
+    [series, baseline]: [&str; 2],
+    work: &str,
+    sizes: &[u64],
+    wanted: f64,
+    range: &str,
+) -> Option<Verdict> {
+    let found =
+        sizes.iter().filter_map(|&bytes| Some((times(record, series, baseline, work, bytes)?, bytes)));
+    let met = found.clone().filter(|(times, _)| *times >= wanted).count();
+    let all = found.clone().count();
+    let (worst, bytes) = found.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let times = if wanted > 1.0 { format!("at least {wanted}x below") } else { "below".to_owned() };
+    Some(Verdict {
+        target: format!("{series}: {work} {times} {baseline} {range}"),
+        found: format!("{worst:.2}x at {}; {met} of {all} sizes", size(bytes)),
+        met: worst >= wanted,
+    })
+}
+
+/// Sizes after a growth, from `first` up.
+fn doubled(first: u64) -> Vec<u64> {
+    (0..).map(|power| first << power).take_while(|&bytes| bytes <= LARGEST_BYTES).collect()
+}
+
+fn judge_growth(record: &Record) -> Vec<Verdict> {
+    let [kib128, mib4] = [doubled(128 << 10), doubled(4 << 20)];
+    let small: Vec<u64> = kib128.iter().copied().filter(|&bytes| bytes < 4 << 20).collect();
+    let moved = |baseline, sizes: &[u64], wanted, range| {
+        below(record, ["umpa-move", baseline], "grow.touch", sizes, wanted, range)
+    };
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    verdicts.extend(flat(record));
+    for baseline in ["linux-copy", "umpa-copy"] {
+        verdicts.extend(moved(baseline, &small, 3.0, "from 128 KiB up"));
+        verdicts.extend(moved(baseline, &mib4, 20.0, "from 4 MiB up"));
+    }
+    for baseline in ["linux-mremap", "thp-mremap"] {
+        verdicts.extend(moved(baseline, &doubled(64 << 10), 1.0, "from 64 KiB up"));
+    }
+    verdicts
+}
+
+/// Growth within the reservation costs the same at every size, but for the leaves that are written: one for
+/// each 2 MiB from there on.
+fn flat(record: &Record) -> Option<Verdict> {
+    const LEAF_CYCLES: f64 = 10_000.0;
+    const SPREAD: f64 = 4.0;
+    let rows = doubled(8 << 10).into_iter().filter_map(|bytes| {
+        let leaves = if bytes > 2 << 20 { (bytes / 2) >> 21 } else { 0 };
+        Some(record.median("umpa", "grow", bytes)? - LEAF_CYCLES * leaves as f64)
+    });
+    let mut rest: Vec<f64> = rows.map(|cycles| cycles.max(1.0)).collect();
+    rest.sort_by(f64::total_cmp);
+    let (middle, largest) = (*rest.get(rest.len() / 2)?, *rest.last()?);
+    Some(Verdict {
+        target: format!(
+            "umpa: grow without {LEAF_CYCLES} cycles for each large leaf at most {SPREAD}x its median"
+        ),
+        found: format!("{largest:.0} of {middle:.0} cycles"),
+        met: largest <= SPREAD * middle,
+    })
+}
+
+fn judge_swap(record: &Record) -> Vec<Verdict> {
+    let wanted = [(2 << 20, 5.0), (64 << 20, 20.0)];
+    let verdict = |baseline: &str, (bytes, wanted): (u64, f64)| {
+        below(record, ["umpa", baseline], "swap.touch", &[bytes], wanted, &format!("of {}", size(bytes)))
+    };
+    let baselines = ["linux-copy", "umpa-copy"];
+    baselines.iter().flat_map(|baseline| wanted.map(|target| verdict(baseline, target))).flatten().collect()
+}
