@@ -63,17 +63,27 @@ impl CallArea {
         &mut self.0[CallHeader::SIZE_BYTES..]
     }
 
+    /// All of it, header and payload, for calls that aren't well formed.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        self.0
+    }
+
+    /// Makes the call that the area holds, whatever that is; the reply is there afterwards.
+    pub(crate) fn send(&mut self) {
+        // SAFETY: I/O privilege level is 3, so `out` is allowed; the VMM answers this port by
+        // writing the call area only. The pointer keeps the area's bytes from being cached.
+        unsafe {
+            asm!("out dx, eax", in("dx") CALL_PORT, in("eax") 0, in("rdi") self.0.as_mut_ptr(), options(nostack))
+        };
+    }
+
     /// Makes a call with `in_bytes` of payload; returns status, bytes of the reply and `args[0]`.
     pub(crate) fn call(&mut self, op: Op, in_bytes: usize, arg: u64) -> Reply {
         let args = [arg, 0, 0, 0, 0, 0];
         let header = CallHeader { op: op as u32, status: 0, in_bytes: in_bytes as u32, out_bytes: 0, args };
         let mut reply = header;
         if header.encode(self.0).is_ok() {
-            // SAFETY: I/O privilege level is 3, so `out` is allowed; the VMM answers this port by
-            // writing the call area only. The pointer keeps the area's bytes from being cached.
-            unsafe {
-                asm!("out dx, eax", in("dx") CALL_PORT, in("eax") 0, in("rdi") self.0.as_mut_ptr(), options(nostack))
-            };
+            self.send();
             reply = CallHeader::decode(self.0).unwrap_or(header);
         }
         let status = Status::try_from(reply.status).unwrap_or(Status::UnknownOp);

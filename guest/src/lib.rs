@@ -21,6 +21,7 @@
 //! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work, [`moves`] likewise for
 //!   blocks that grow; [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
 //! - [`heap`]: a heap behind Rust's collections; [`batches`]: memory from N1527's calls.
+//! - [`attacks`]: what guests do to get at what isn't theirs, for `vmm attack`.
 //!
 //! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
 
@@ -31,6 +32,7 @@ extern crate alloc;
 #[macro_use]
 pub mod console;
 
+pub mod attacks;
 pub mod batches;
 pub mod block;
 pub mod blocks;

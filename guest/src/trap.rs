@@ -13,6 +13,7 @@
 //! | 3 (`int3`) in the gate of [`tlb`](crate::tlb) | INVLPG or a load of CR3, then back |
 //! | 14, page fault, where somebody handles them | to [`fault`], and back without CPL 0 |
 //! | 32, a request for frames | to [`upcall`], likewise; a note where it must wait |
+//! | any, while code runs that is expected to raise some | noted by [`probe`], which goes on |
 //! | everything else | report: vector, error code, RIP, CR2, registers; exit code `Exception` |
 //!
 //! # Invariants
@@ -32,6 +33,8 @@
 //! code); vol. 2, JRCXZ, INVLPG.
 
 #![allow(unsafe_code)] // reason: shares memory with assembly, executes ud2
+
+pub mod probe;
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -140,6 +143,13 @@ core::arch::global_asm!(
     fault_address = const fault::offset::ADDRESS,
     fault_error = const fault::offset::ERROR,
     fault_rip = const fault::offset::RIP,
+    probe = sym probe::RECORD,
+    probe_resume = const probe::offset::RESUME,
+    probe_vector = const probe::offset::VECTOR,
+    probe_error = const probe::offset::ERROR,
+    probe_rip = const probe::offset::RIP,
+    probe_cr2 = const probe::offset::CR2,
+    clean_flags = const fault::CLEAN_FLAGS,
 );
 
 const _: () = assert!(umpa_abi::image::TRAP_VECTORS == 64 && umpa_abi::image::TRAP_STUB_BYTES == 16);

@@ -91,6 +91,8 @@ trap_stray_breakpoint:
 // Nobody handles it: leave everything in the record and continue at the interrupted privilege level
 // with the report, on a stack of its own. General registers other than rax are saved there.
 trap_unhandled:
+    cmp     qword ptr [rip + {probe} + {probe_resume}], 0
+    jne     trap_probed
     bts     dword ptr [rip + {record} + {level}], 0
     jc      trap_nested
     pop     qword ptr [rip + {record} + {vector}]
@@ -108,6 +110,21 @@ trap_unhandled:
     push    qword ptr [rip + {record} + {cs}]
     lea     rax, [rip + trap_report]
     push    rax
+    iretq
+
+// Code runs that may raise exceptions (trap/probe.rs): note which, and go on behind it, with flags that
+// let it: TF, DF, NT and AC clear.
+trap_probed:
+    pop     qword ptr [rip + {probe} + {probe_vector}]
+    pop     qword ptr [rip + {probe} + {probe_error}]
+    pop     qword ptr [rip + {probe} + {probe_rip}]
+    push    qword ptr [rip + {probe} + {probe_resume}]
+    mov     qword ptr [rip + {probe} + {probe_resume}], 0
+    and     dword ptr [rsp + 16], {clean_flags}
+    push    rax
+    mov     rax, cr2
+    mov     [rip + {probe} + {probe_cr2}], rax
+    pop     rax
     iretq
 
 // A trap during the report: end the guest without another word. A trap while doing that (the call

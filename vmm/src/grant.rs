@@ -21,6 +21,7 @@ use umpa_abi::exchange::{Policy, Shortfall};
 use crate::host;
 use crate::ledger::{Ledger, Plan, range};
 use crate::memory::GuestRam;
+use crate::weakened::{self, Weakness};
 
 /// A grant of this size or more is first held against what the host has left: the kernel answers
 /// too large a grant by killing processes, not with an error.
@@ -53,6 +54,9 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
     let leaving = subtract(&plan.taken, &all_granted);
 
     for (index, frames) in leaving.iter().enumerate() {
+        if weakened::is(Weakness::Unrevoked) {
+            break;
+        }
         if ram.close(frames.clone()).is_err() {
             // Too many mappings (vm.max_map_count): nothing has happened yet.
             for frames in leaving.iter().take(index + 1) {
@@ -62,7 +66,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             return Ok(());
         }
     }
-    if policy == Policy::Partial {
+    if policy == Policy::Partial && !keeps_content() {
         for frames in &leaving {
             ram.discard(frames.clone()).map_err(fail("take", frames))?;
         }
@@ -92,12 +96,23 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         plan.shortfall = Shortfall::HostMemory;
         break;
     }
+    if weakened::is(Weakness::OneTooMany)
+        && let Some((_, frames)) = fresh_groups.last()
+    {
+        // Behind the last frame there is none.
+        let _ = ram.populate(frames.end..frames.end + 1);
+    }
     finish(ram, plan, policy, &leaving)
+}
+
+/// A hole, in test builds.
+fn keeps_content() -> bool {
+    weakened::is(Weakness::Unzeroed) || weakened::is(Weakness::Unrevoked)
 }
 
 /// What can't fail for lack of anything: content goes.
 fn finish(ram: &GuestRam, plan: &Plan, policy: Policy, leaving: &[Range<u64>]) -> Result<(), GrantError> {
-    if policy == Policy::AllOrNothing {
+    if policy == Policy::AllOrNothing && !keeps_content() {
         for frames in leaving {
             ram.discard(frames.clone()).map_err(fail("take", frames))?;
         }
@@ -110,6 +125,9 @@ fn finish(ram: &GuestRam, plan: &Plan, policy: Policy, leaving: &[Range<u64>]) -
             ram.discard(back.clone()).map_err(fail("take", &back))?;
         }
         for back in intersect(&frames, &granted) {
+            if weakened::is(Weakness::Unzeroed) {
+                break;
+            }
             ram.zero(back.clone()).map_err(fail("zero", &back))?;
         }
     }

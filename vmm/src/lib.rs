@@ -13,6 +13,7 @@
 //! | [`upcall`] | asking it for frames |
 //! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`vm`] | all of this as one guest |
+//! | `weakened` | deliberate holes in [`grant`], in test builds only |
 //! | [`doctor`] | what is wrong with the host, and the fix |
 //!
 //! [`vm`] has a runnable example. Dependency law: `umpa-abi` and `benches` below, nothing above.
@@ -36,3 +37,4 @@ pub mod upcall;
 pub mod vcpu;
 pub mod violation;
 pub mod vm;
+pub mod weakened;

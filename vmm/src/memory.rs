@@ -269,6 +269,15 @@ impl GuestRam {
         in_frames.then(|| self.memory.get_slice(GuestAddress(gpa), PAGE_BYTES as usize).ok()).flatten()
     }
 
+    /// Where both slots lie in this process, for whoever watches what is around them.
+    #[must_use]
+    pub fn host_ranges(&self) -> [Range<usize>; 2] {
+        [&self.system, &self.frames].map(|mapping| {
+            let start = mapping.base.addr().get();
+            start..start + mapping.bytes as usize
+        })
+    }
+
     /// Guest-physical addresses of the system slot.
     #[must_use]
     pub const fn system_range(&self) -> Range<u64> {

@@ -24,6 +24,7 @@
 //! Dropping a [`Vm`] gives everything back; nothing outlives it.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -356,6 +357,12 @@ impl Vm {
     #[must_use]
     pub const fn granted_frames(&self) -> u64 {
         self.ledger.granted_frames()
+    }
+
+    /// Where the guest's memory lies in this process.
+    #[must_use]
+    pub fn host_ranges(&self) -> [Range<usize>; 2] {
+        self.ram.host_ranges()
     }
 
     fn violation(&self, seen: Seen) -> VmError {

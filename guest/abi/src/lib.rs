@@ -16,6 +16,7 @@
 //! - [`exchange`]: the frame exchange: give back and ask in one call.
 //! - [`record`]: results that a guest reports.
 //! - [`upcall`]: the host asks a guest for frames.
+//! - [`victim`]: what a guest computes that nobody may disturb.
 //!
 //! # Rules
 //!
@@ -37,6 +38,7 @@ pub mod layout;
 pub mod paging;
 pub mod record;
 pub mod upcall;
+pub mod victim;
 mod wire;
 
 pub use wire::{DecodeError, Wire};

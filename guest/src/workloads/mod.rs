@@ -5,6 +5,7 @@
 //! [`Machine`].
 
 mod absurd_exchange;
+mod attack;
 mod batch;
 mod batch_times;
 mod block;
@@ -37,6 +38,7 @@ mod tour;
 mod triple_fault;
 mod userpage;
 mod vector;
+mod victim;
 mod views;
 mod violation;
 mod watch;
@@ -66,6 +68,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "absurd-exchange",
         description: "frame exchanges that make no sense are refused by name, and it goes on",
         run: absurd_exchange::run,
+    },
+    Workload {
+        name: "attack",
+        description: "[NAME [variant [effort]]] tries to get at what isn't its own, for `vmm attack`",
+        run: attack::run,
     },
     Workload {
         name: "batch",
@@ -227,6 +234,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: vector::run,
     },
     Workload {
+        name: "victim",
+        description: "[frames] fills its frames, reads them back, pauses with the checksum, and again",
+        run: victim::run,
+    },
+    Workload {
         name: "views",
         description: "[pages] the same frames at several addresses, in any order, every word read back",
         run: views::run,
@@ -313,13 +325,13 @@ impl fmt::Display for Failure {
 
 /// `Ok` when `true`.
 #[track_caller]
-fn check(holds: bool, what: &'static str) -> Result<(), Failure> {
+pub(crate) fn check(holds: bool, what: &'static str) -> Result<(), Failure> {
     if holds { Ok(()) } else { Err(Failure::new(what)) }
 }
 
 /// `Ok` when equal.
 #[track_caller]
-fn equal(found: u64, wanted: u64, what: &'static str) -> Result<(), Failure> {
+pub(crate) fn equal(found: u64, wanted: u64, what: &'static str) -> Result<(), Failure> {
     if found == wanted {
         return Ok(());
     }

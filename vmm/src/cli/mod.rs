@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod ask;
+mod attack;
 mod bench;
 mod demo;
 mod doctor;
@@ -40,17 +41,25 @@ enum Command {
     Workloads(workloads::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
+    Attack(attack::Args),
     Emulate(emulate::Args),
 }
 
 /// Parses the command line and does it.
 pub(crate) fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Its guests have holes.
+    if cfg!(feature = "weakened") && !matches!(command, Command::Attack(_) | Command::Emulate(_)) {
+        eprintln!("vmm: built with deliberate holes (feature weakened), for `vmm attack` and nothing else");
+        return ExitCode::from(BROKEN);
+    }
+    let done = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(args),
         Command::Workloads(args) => workloads::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Attack(args) => attack::main(&args),
         Command::Emulate(args) => emulate::main(args),
     };
     done.unwrap_or_else(|error| {

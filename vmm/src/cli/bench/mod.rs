@@ -5,7 +5,7 @@ mod calls;
 mod fig7;
 mod mmap;
 mod moves;
-mod output;
+pub(super) mod output;
 mod pagefile;
 mod paused;
 mod release;
@@ -93,7 +93,7 @@ struct Setup {
     timeout: Duration,
 }
 
-fn parse_ring(text: &str) -> Result<Ring, &'static str> {
+pub(super) fn parse_ring(text: &str) -> Result<Ring, &'static str> {
     match text {
         "0" => Ok(Ring::Zero),
         "3" => Ok(Ring::Three),

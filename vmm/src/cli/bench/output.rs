@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 /// Why a result can't be written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OutputError {
+pub(crate) enum OutputError {
     /// Known before the run.
     #[error("{} can't be written; name a file in a folder that exists and is yours, or - for standard output", .path.display())]
     Path {
@@ -35,7 +35,7 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// Tries whether a file could be written there, and leaves nothing behind.
-pub(super) fn check(path: &Path) -> Result<(), OutputError> {
+pub(crate) fn check(path: &Path) -> Result<(), OutputError> {
     if is_standard_output(path) {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub(super) fn check(path: &Path) -> Result<(), OutputError> {
 
 /// Prints the table, and writes the JSON if asked for; with JSON on standard output the table goes to
 /// standard error.
-pub(super) fn show(
+pub(crate) fn show(
     table: &str,
     to_json: impl FnOnce() -> Result<String, serde_json::Error>,
     json: Option<&Path>,

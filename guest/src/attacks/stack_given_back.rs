@@ -1,0 +1,17 @@
+//! Pushes to a stack in a frame after it was given back: through a translation that is still cached (variant 0), after
+//! a flush (1), and after others were granted and given back (2).
+
+use super::given_back::given_back;
+use super::{Attack, Attacker, Way};
+use crate::workloads::Failure;
+
+/// See the [module](self).
+pub(super) const ATTACK: Attack = Attack {
+    name: "stack-given-back",
+    tries: "pushes to a stack in a frame that it has given back, through a stale translation and without",
+    run,
+};
+
+fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
+    given_back(attacker, Way::Push)
+}
