@@ -20,6 +20,7 @@
 //!
 //! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work, [`moves`] likewise for
 //!   blocks that grow; [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
+//! - [`pages`]: blocks, views and images as values, copied on write;
 //! - [`heap`]: a heap behind Rust's collections; [`batches`]: memory from N1527's calls.
 //! - [`attacks`]: what guests do to get at what isn't theirs, for `vmm attack`.
 //!
@@ -49,6 +50,7 @@ pub mod mmu;
 pub mod moves;
 pub mod numbers;
 pub mod pagefile;
+pub mod pages;
 pub mod panic;
 pub mod queue;
 pub mod rounds;

@@ -37,53 +37,16 @@
 //! 1, each is), nor is an underrun within the slack. With [`Detect::AtNextFlush`] a freed block may be seen
 //! through a cached translation until then; its frames are nobody else's so long.
 
+mod error;
+
+pub use error::GuardError;
+
 use crate::blocks::{AllocError, Machine, Umpa};
 use crate::flush::{Flush, FlushBatch};
 use crate::space::{Slot, State};
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_abi::layout::BLOCKS_GVA;
-
-/// Why a guard does nothing. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuardError {
-    /// No bytes, or more than can be counted in pages.
-    BadSize {
-        /// The size asked for.
-        bytes: u64,
-    },
-    /// The alignment isn't a power of two from 1 to a page.
-    BadAlign {
-        /// The alignment asked for.
-        align: u64,
-    },
-    /// All records are in use, by live blocks.
-    Full {
-        /// How many there are.
-        records: usize,
-    },
-    /// No frames, tables or addresses.
-    Alloc(AllocError),
-    /// The block was freed already, and its addresses are still kept.
-    DoubleFree {
-        /// The block.
-        block: Gva,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The address lies in a live block, and isn't its start.
-    Inside {
-        /// The block.
-        block: Gva,
-        /// How far its start is.
-        offset: i64,
-    },
-    /// Nothing of this guard's.
-    Foreign {
-        /// The address.
-        gva: Gva,
-    },
-}
 
 /// When an access to a freed block faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

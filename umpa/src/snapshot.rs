@@ -54,8 +54,10 @@
 //! mapped (a page file's, say) doesn't become one. A write elsewhere than through the range (the direct map)
 //! isn't seen. A range belongs to one vCPU.
 
+mod error;
 mod fault;
 
+pub use error::SnapshotError;
 pub use fault::SnapshotFault;
 
 use crate::blocks::{AllocError, Machine, Umpa};
@@ -67,36 +69,6 @@ use crate::tables::Place;
 use crate::view::{UNIT_PAGES, ViewError};
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Gva, Page, PageSize};
-
-/// Why a range, or an image, isn't as asked. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotError {
-    /// The block doesn't become a range: it is watched, or isn't mapped everywhere, or shows more than
-    /// itself.
-    Range(ViewError),
-    /// The image is of another range.
-    Foreign {
-        /// Where the image is.
-        image: Gva,
-    },
-    /// No frame for a copy, no table, no address.
-    Alloc(AllocError),
-}
-
-impl From<AllocError> for SnapshotError {
-    fn from(error: AllocError) -> Self {
-        Self::Alloc(error)
-    }
-}
-
-impl From<ViewError> for SnapshotError {
-    fn from(error: ViewError) -> Self {
-        match error {
-            ViewError::Alloc(error) => Self::Alloc(error),
-            error => Self::Range(error),
-        }
-    }
-}
 
 /// Which range: its first page, and the flushes before it was made. A slot isn't used again before one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,62 +30,23 @@
 //! Pages that are wired twice in one batch are wired in the order of the batch. At most 2^28 - 1 leaves of
 //! each size map a frame.
 
+mod error;
 mod held;
 mod wire;
 
-use crate::blocks::{AllocError, BlockError, Machine, Umpa};
+pub use error::ViewError;
+
+use crate::blocks::{Machine, Umpa};
 use crate::entry::EntryFlags;
 use crate::flush::{Flush, FlushBatch};
 use crate::frames::Lost;
 use crate::space::Slot;
 use core::ops::ControlFlow;
-use umpa_abi::addr::{Frame, Gva, Page, PageSize};
+use umpa_abi::addr::{Gva, Page, PageSize};
 use wire::Piece;
 
 /// Pages under one entry of level 2.
 pub(crate) const UNIT_PAGES: u64 = PageSize::Size2M.frames();
-
-/// Why a view isn't as asked. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ViewError {
-    /// Pages that the view doesn't have.
-    BadRange {
-        /// The first of them, counted from the view's.
-        page: u64,
-        /// How many, from there on.
-        pages: u64,
-    },
-    /// The source has no frame there.
-    NotWired {
-        /// The first such page.
-        page: Page,
-    },
-    /// A page of the block isn't mapped: it was released, or reserved only, or it is a page file's.
-    NotMapped {
-        /// The first such page.
-        page: Page,
-    },
-    /// A page of the block is watched.
-    Watched {
-        /// The first such page.
-        page: Page,
-    },
-    /// The frame is in as many leaves as can be counted.
-    TooManyReferences {
-        /// That frame.
-        frame: Frame,
-    },
-    /// No block that can become a view; [`Umpa::userpage_unshare`] moves one of rung a, or a cover, first.
-    Block(BlockError),
-    /// No memory or addresses.
-    Alloc(AllocError),
-}
-
-impl From<AllocError> for ViewError {
-    fn from(error: AllocError) -> Self {
-        Self::Alloc(error)
-    }
-}
 
 /// What the program may do with the pages of a view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@ mod fig7;
 mod flush;
 mod flushes;
 mod guarded;
+mod handles;
 mod list;
 mod mmap;
 mod mmap_times;
@@ -149,6 +150,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "guarded",
         description: "[all|overrun|freed|underrun] blocks that end at an unmapped page, named by the fault",
         run: guarded::run,
+    },
+    Workload {
+        name: "handles",
+        description: "[pages] memory as Rust values only: blocks, rings, views, images, collections on pages",
+        run: handles::run,
     },
     Workload {
         name: "list",

@@ -1,5 +1,8 @@
 //! Why a block can't be had, or used as asked.
 
+use core::error::Error;
+use core::fmt;
+
 use crate::space::SpaceError;
 use crate::tables::TableError;
 use umpa_abi::addr::Gva;
@@ -60,5 +63,48 @@ pub enum BlockError {
 impl From<AllocError> for BlockError {
     fn from(error: AllocError) -> Self {
         Self::Alloc(error)
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::BadSize { bytes } => write!(f, "a block of {bytes} bytes isn't possible"),
+            Self::OutOfFrames { wanted, free } => {
+                write!(f, "{wanted} frames are wanted, {free} are free, and no more are granted")
+            }
+            Self::Space(SpaceError::TooLarge { pages }) => {
+                write!(f, "no range of addresses has {pages} pages")
+            }
+            Self::Space(error) => write!(f, "no addresses: {error:?}"),
+            Self::Tables(error) => write!(f, "no page tables: {error:?}"),
+        }
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NotABlock { gva } => write!(f, "no block begins at {gva}; it may have been freed"),
+            Self::BadRange { gva, bytes } => {
+                write!(f, "{bytes} bytes at {gva} aren't whole pages of one block")
+            }
+            Self::Pinned { gva } => {
+                write!(f, "the block at {gva} has no page-table entries of its own: unshare it first")
+            }
+            Self::NoRoom { gva, bytes } => write!(f, "the block at {gva} can't have {bytes} bytes there"),
+            Self::Alloc(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for AllocError {}
+
+impl Error for BlockError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Alloc(error) => Some(error),
+            _ => None,
+        }
     }
 }

@@ -149,3 +149,5 @@ impl fmt::Display for PageFileError {
         }
     }
 }
+
+impl core::error::Error for PageFileError {}

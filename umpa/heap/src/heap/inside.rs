@@ -4,11 +4,11 @@ use core::cell::RefMut;
 use core::ptr::{self, NonNull};
 
 use dlmalloc::{Allocator as _, Dlmalloc};
-use umpa::blocks::{AllocError, BlockError, Machine, Umpa};
-use umpa::space::Slot;
+use umpa::blocks::{BlockError, Machine, Umpa};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 
 use super::{Heap, HeapError, Keep, PAGES_MIN_BYTES};
+use crate::aligned::{aligned_pages, stays_aligned};
 use crate::chunk::{self, ALIGN_BYTES, Chunk};
 use crate::run::Run;
 use crate::segments::Segments;
@@ -283,29 +283,6 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
 fn is_small(bytes: usize, align_bytes: usize) -> bool {
     let padding = if align_bytes <= ALIGN_BYTES { 0 } else { align_bytes };
     bytes.saturating_add(padding) < PAGES_MIN_BYTES
-}
-
-/// Whole pages in a window whose size is a multiple of the alignment, as its address is then.
-fn aligned_pages<M: Machine>(
-    umpa: &mut Umpa<'_, M>,
-    bytes: u64,
-    align_bytes: u64,
-) -> Result<Gva, AllocError> {
-    let gva = umpa.userpage_reserve(bytes.max(align_bytes))?;
-    let Err(error) = umpa.userpage_commit(gva, bytes) else { return Ok(gva) };
-    let freed = umpa.userpage_free(gva);
-    debug_assert!(freed.is_ok(), "{freed:?}");
-    match error {
-        BlockError::Alloc(error) => Err(error),
-        _ => Err(AllocError::BadSize { bytes }),
-    }
-}
-
-/// True when a block keeps its alignment wherever `umpa` moves it: to a page, or from a window that is
-/// aligned to a larger one.
-fn stays_aligned(gva: Gva, align_bytes: u64) -> bool {
-    let window_bytes = Slot::containing(gva).map_or(PAGE_BYTES, |(slot, _)| slot.pages() * PAGE_BYTES);
-    align_bytes <= window_bytes
 }
 
 fn gva_of(block: NonNull<u8>) -> Gva {

@@ -9,7 +9,9 @@
 //!
 //! What is mapped here plays the TLB: it is filled by a walk at the first access, and forgets nothing
 //! until it is flushed. So code that forgets a flush reaches the frames from before, and shows it by
-//! what it reads. An access without a translation ends the process, with a message.
+//! what it reads. A write to a page that is mapped read-only asks the handler of page faults
+//! ([`with_handler`]). An access that neither translation nor handler allows ends the process, with a
+//! message.
 //!
 //! The direct map is a mapping of the whole file. A frame that is granted is full of [`GARBAGE`], so
 //! that nobody takes new memory for zeroed memory.
@@ -51,6 +53,8 @@ struct Space {
 }
 
 static SPACE: AtomicPtr<Space> = AtomicPtr::new(null_mut());
+/// The handler of page faults: a pointer to a reference that [`with_handler`] keeps.
+static FAULTS: AtomicPtr<&dyn Fn(Gva) -> bool> = AtomicPtr::new(null_mut());
 static ONE: Mutex<()> = Mutex::new(());
 static HANDLER: Once = Once::new();
 
@@ -73,6 +77,21 @@ unsafe impl Send for Machine {}
 pub(crate) fn walks() -> u64 {
     // SAFETY: a machine that is current lives.
     unsafe { SPACE.load(SeqCst).as_ref() }.map_or(0, |space| space.walks.load(SeqCst))
+}
+
+/// Runs `program`, whose writes to pages without the right to are `handler`'s: it answers whether to try
+/// again.
+pub(crate) fn with_handler<T>(handler: &dyn Fn(Gva) -> bool, program: impl FnOnce() -> T) -> T {
+    struct Registered;
+    impl Drop for Registered {
+        fn drop(&mut self) {
+            FAULTS.store(null_mut(), SeqCst);
+        }
+    }
+    // Nobody uses it after this function: `Registered` takes it away.
+    FAULTS.store((&raw const handler).cast_mut().cast(), SeqCst);
+    let _registered = Registered;
+    program()
 }
 
 /// Runs `test` with an allocator on a machine with so many frames, of which those exist that `exists`
@@ -102,7 +121,7 @@ impl Machine {
             assert_eq!(libc::ftruncate(file, (frames * PAGE_BYTES) as i64), 0, "ftruncate");
             file
         };
-        map(direct(FRAMES_GPA).get(), frames * PAGE_BYTES, file, 0, libc::MAP_FIXED_NOREPLACE);
+        map(direct(FRAMES_GPA).get(), frames * PAGE_BYTES, true, file, 0, libc::MAP_FIXED_NOREPLACE);
         let space = Space { words: vec![0; table_frames as usize * ENTRIES], file, walks: AtomicU64::new(0) };
         let mut space = Box::new(space);
         SPACE.store(&raw mut *space, SeqCst);
@@ -203,8 +222,8 @@ fn fill(first: Frame, frames: u64, byte: u8) {
     unsafe { start.write_bytes(byte, (frames * PAGE_BYTES) as usize) };
 }
 
-fn map(address: u64, bytes: u64, file: c_int, offset: u64, how: c_int) {
-    let rights = libc::PROT_READ | libc::PROT_WRITE;
+fn map(address: u64, bytes: u64, writable: bool, file: c_int, offset: u64, how: c_int) {
+    let rights = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
     let flags = libc::MAP_SHARED | how;
     // SAFETY: the addresses are this machine's: nobody else maps something there.
     let mapped =
@@ -219,51 +238,67 @@ fn unmap(address: u64, bytes: u64) {
 }
 
 fn install_handler() {
-    // SAFETY: the handler does nothing but what may be done in one: it reads tables, and maps a page.
+    // SAFETY: the handler does nothing but what may be done in one: it reads tables, maps a page, and
+    // calls who was registered for it, on the stack of the code that faulted.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_fault;
         action.sa_sigaction = handler as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // The handler may touch memory that isn't in the "TLB" itself.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
         assert_eq!(libc::sigaction(libc::SIGSEGV, &raw const action, null_mut()), 0, "sigaction");
     }
 }
 
-/// A page fault: the processor's walk.
-extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
-    // SAFETY: the kernel gives a valid record; the machine outlives all accesses to its blocks, and its
-    // thread, which is this one, isn't in the middle of a store to its tables.
-    let translated = unsafe {
-        let address = (*info).si_addr() as u64;
-        SPACE.load(SeqCst).as_ref().and_then(|space| Some((space, walk(space, address)?, address)))
+/// A page fault: the processor's walk, and the handler where that doesn't allow the access.
+extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel gives valid records; bit 1 of the error code is set by writes.
+    let (address, is_write) = unsafe {
+        let registers = &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+        ((*info).si_addr() as u64, registers[libc::REG_ERR as usize] & 2 != 0)
     };
-    let Some((space, frame, address)) = translated else {
-        let text = b"a test touched memory that isn't mapped\n";
-        // SAFETY: writes a constant; then the access is made again, and ends the process.
-        unsafe {
-            libc::write(2, text.as_ptr().cast(), text.len());
-            libc::signal(signal, libc::SIG_DFL);
+    for _ in 0..2 {
+        // SAFETY: the machine outlives all accesses to its blocks, and its thread, which is this one, isn't
+        // in the middle of a store to its tables.
+        let space = unsafe { SPACE.load(SeqCst).as_ref() };
+        if let Some(space) = space
+            && let Some((frame, writable)) = walk(space, address)
+            && (writable || !is_write)
+        {
+            space.walks.fetch_add(1, SeqCst);
+            let offset = (frame.get() - FRAMES.get()) * PAGE_BYTES;
+            let page = address & !(PAGE_BYTES - 1);
+            return map(page, PAGE_BYTES, writable, space.file, offset, libc::MAP_FIXED);
         }
-        return;
-    };
-    space.walks.fetch_add(1, SeqCst);
-    let offset = (frame.get() - FRAMES.get()) * PAGE_BYTES;
-    map(address & !(PAGE_BYTES - 1), PAGE_BYTES, space.file, offset, libc::MAP_FIXED);
+        // SAFETY: `with_handler` keeps what it points to for as long as it is registered.
+        let handler = unsafe { FAULTS.load(SeqCst).as_ref() };
+        if !is_write || !handler.is_some_and(|handler| handler(Gva::new(address))) {
+            break;
+        }
+    }
+    let text = b"a test touched memory that isn't mapped, or wrote what it may not\n";
+    // SAFETY: writes a constant; then the access is made again, and ends the process.
+    unsafe {
+        libc::write(2, text.as_ptr().cast(), text.len());
+        libc::signal(signal, libc::SIG_DFL);
+    }
 }
 
-fn walk(space: &Space, address: u64) -> Option<Frame> {
+/// The frame, and whether it can be written.
+fn walk(space: &Space, address: u64) -> Option<(Frame, bool)> {
     if address.wrapping_sub(BLOCKS_GVA.get()) >= BLOCKS_BYTES {
         return None;
     }
-    let (gva, mut table) = (Gva::new(address), TABLES);
+    let (gva, mut table, mut writable) = (Gva::new(address), TABLES, true);
     for level in (1..=paging::LEVELS).rev() {
         let entry = space.words[word(table, paging::index(gva, level))];
         if entry & paging::PRESENT == 0 {
             return None;
         }
+        writable &= entry & paging::WRITABLE != 0;
         table = paging::address(entry).containing();
         if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
-            return Some(table.offset(gva.containing().get() % (1 << (9 * (level - 1)))));
+            return Some((table.offset(gva.containing().get() % (1 << (9 * (level - 1)))), writable));
         }
     }
     None
