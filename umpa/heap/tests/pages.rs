@@ -1050,3 +1050,29 @@ fn refusals_say_what_is_wrong_and_what_to_do() {
     let hole = PagesError::NoMemory { start: 3, end: 5 };
     assert_eq!(hole.to_string(), "a page of 3..5 has no memory");
 }
+
+/// The machine shows what isn't flushed: so the tests above would.
+#[test]
+fn a_missing_flush_is_seen_in_the_content() {
+    let exchanged = |ignore_flushes| {
+        with_umpa(
+            600,
+            Config::default(),
+            |_| true,
+            |umpa| {
+                umpa.machine_mut().ignore_flushes = ignore_flushes;
+                #[allow(unsafe_code)]
+                // SAFETY: the machine's memory is this process's, and what it shows wrongly are bytes.
+                let pages = unsafe { Pages::new(umpa) };
+                let [mut one, mut other] =
+                    [1, 2].map(|_| Block::<u8>::with_reserve(&pages, 100 * PAGE, 200 * PAGE).unwrap());
+                one.fill(1);
+                other.fill(2);
+                one.swap_contents(&mut other).unwrap();
+                one.iter().all(|&byte| byte == 2) && other.iter().all(|&byte| byte == 1)
+            },
+        )
+    };
+    assert!(exchanged(false));
+    assert!(!exchanged(true));
+}
