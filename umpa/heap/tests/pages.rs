@@ -85,14 +85,16 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let at = any::<usize>;
-    let len =
-        || prop_oneof![4 => 1..3 * PAGE, 4 => 1..20 * PAGE, 1 => 500 * PAGE..600 * PAGE, 1 => Just(0usize)];
-    let page = || prop_oneof![8 => 0..12usize, 1 => 0..700usize].boxed();
-    let count = || prop_oneof![8 => 1..6usize, 1 => 0..40usize, 1 => 500..700usize].boxed();
+    let len = || {
+        prop_oneof![4 => 1..3 * PAGE, 4 => 1..20 * PAGE, 2 => Just(8 * PAGE - 5), 1 => 500 * PAGE..600 * PAGE,
+            1 => Just(0usize)]
+    };
+    let page = || prop_oneof![6 => 0..4usize, 2 => 0..12usize, 1 => 0..700usize].boxed();
+    let count = || prop_oneof![6 => 1..4usize, 2 => 0..40usize, 1 => 500..700usize].boxed();
     let rights = prop_oneof![3 => Just(Rights::Write), 1 => Just(Rights::Read)];
     let wires = prop::collection::vec([page(), page(), count()], 0..5);
     prop_oneof![
-        6 => (len(), prop_oneof![Just(0usize), len()]).prop_map(|(len, reserve)| Step::Block { len, reserve }),
+        12 => (len(), prop_oneof![Just(0usize), len()]).prop_map(|(len, reserve)| Step::Block { len, reserve }),
         5 => (at(), len()).prop_map(|(at, len)| Step::Resize { at, len }),
         3 => (at(), len()).prop_map(|(at, len)| Step::ResizeHere { at, len }),
         8 => (at(), at(), len()).prop_map(|(at, place, len)| Step::Write { at, place, len }),
@@ -673,8 +675,8 @@ fn cases() -> ProptestConfig {
 
 fn config() -> impl Strategy<Value = Config> {
     let quarantine = prop_oneof![Just(0u64), 1..64u64, Just(1 << 16)];
-    (quarantine, 0..3u32).prop_map(|(quarantine_max_frames, kind)| {
-        let placement = if kind == 0 { Placement::Ladder } else { Placement::Remap };
+    (quarantine, 0..4u32).prop_map(|(quarantine_max_frames, kind)| {
+        let placement = if kind < 2 { Placement::Ladder } else { Placement::Remap };
         let cover_min_pages = if kind == 2 { 4 } else { u64::MAX };
         Config { placement, cover_min_pages, quarantine_max_frames, ..Config::default() }
     })
