@@ -8,6 +8,7 @@
 //! - [`fig7`]: Figures 7 and 8 of the paper.
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
+//! - [`holes`]: heaps full of holes, and what is asked of them then.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
 //!
 //! ```no_run
@@ -31,6 +32,7 @@ pub mod bins;
 pub mod conformance;
 pub mod family;
 pub mod fig7;
+pub mod holes;
 pub mod mixed;
 pub mod moves;
 pub mod paging;

@@ -6,6 +6,8 @@
 //! | [`run`] | many equal blocks in the time of one | |
 //! | [`n1527`] | batches, resizes in place, reserves: WG14's N1527 | an entry: that of the heap's call |
 //! | [`evector`] | a vector that grows by page table, without copies | a push; a resize once a page |
+//! | [`paged`] | a heap whose free pages go back from its middle, with more addresses than memory, crowded | see there |
+//! | [`baseline`] | dlmalloc in one segment, to compare with | dlmalloc's |
 //! | [`handle`] | the heap as an allocator of the ecosystem's collections (`allocator-api2`) | |
 //! | [`pages`] | what memory as values is made from; an allocator too, of whole pages | `umpa`'s calls |
 //! | [`block`], [`reserved`] | slices that grow, move and swap by page table; addresses with memory in parts | |
@@ -28,12 +30,14 @@ mod plain;
 mod segments;
 mod slab;
 
+pub mod baseline;
 pub mod block;
 pub mod evector;
 pub mod guarded;
 pub mod handle;
 pub mod heap;
 pub mod n1527;
+pub mod paged;
 pub mod pages;
 pub mod reserved;
 pub mod ring;
@@ -41,10 +45,12 @@ pub mod run;
 pub mod snapshot;
 pub mod view;
 
+pub use baseline::BaselineHeap;
 pub use block::Block;
 pub use evector::EVector;
 pub use guarded::Guards;
 pub use heap::{Config, Heap, HeapError};
+pub use paged::PagedHeap;
 pub use pages::{Pages, PagesError};
 pub use plain::Plain;
 pub use reserved::Reserved;
