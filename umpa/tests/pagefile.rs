@@ -548,3 +548,22 @@ fn nonsense_is_refused() {
         assert_eq!(touch(world, 20 * 4096 + 1), Err(PageFileError::Outside { gva: outside }));
     });
 }
+
+/// Its pages come and go: neither views nor images of it can be made, whichever of them are there.
+#[test]
+fn a_region_is_not_shared() {
+    with_world(&plain(16, 8, 16), Plan::default(), |world| {
+        for resident in [0, 3, 8] {
+            (0..resident).for_each(|page| assert_eq!(world.write(page), Ok(Ok(()))));
+            let block = world.pager.start();
+            let before = (world.umpa.tables().stores(), world.umpa.frames().free_frames());
+            let page = block.containing();
+            let why = umpa::view::ViewError::NotMapped { page };
+            assert_eq!(world.umpa.view_of_block(block), Err(why));
+            assert_eq!(world.umpa.versioned_of_block(block), Err(umpa::snapshot::SnapshotError::Range(why)));
+            let after = (world.umpa.tables().stores(), world.umpa.frames().free_frames());
+            assert_eq!(after, before, "{resident} pages");
+            world.verify().unwrap();
+        }
+    });
+}
