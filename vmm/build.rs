@@ -1,4 +1,5 @@
-//! Builds the guest image and puts it at `$OUT_DIR/guest.elf`, for `include_bytes!`.
+//! Builds the guest image and puts it at `$OUT_DIR/guest.elf`, for `include_bytes!`; and the same without
+//! workloads as a library for C programs (`vmm cc`), `$OUT_DIR/libumpa.a`.
 //!
 //! The guest is a package of this workspace, but not a dependency: it is compiled by a cargo of its
 //! own, with other flags and a target directory of its own (so the outer cargo's lock on the build
@@ -73,16 +74,24 @@ fn build() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
 
     let target_dir = out.join("guest");
-    let output = command(&toolchain, root, &target_dir).output()?;
-    if !output.status.success() {
-        let messages = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("cargo ended with {}\n{messages}", output.status)));
+    const IMAGE: [&str; 5] = ["build", "--bin", "guest", "--features", "image"];
+    const LIBRARY: [&str; 6] = ["rustc", "--lib", "--crate-type", "staticlib", "--features", "program"];
+    for (what, made, name) in [(&IMAGE[..], "guest", "guest.elf"), (&LIBRARY[..], "libguest.a", "libumpa.a")]
+    {
+        let output = command(&toolchain, root, &target_dir, what).output()?;
+        if !output.status.success() {
+            let messages = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("cargo ended with {}\n{messages}", output.status)));
+        }
+        fs::copy(target_dir.join(TARGET).join("release").join(made), out.join(name))?;
     }
-    fs::copy(target_dir.join(TARGET).join("release/guest"), out.join("guest.elf"))?;
+    // Debugging information is half of the library; whoever links programs has binutils, and without them it
+    // only stays larger.
+    let _ = Command::new("strip").arg("--strip-debug").arg(out.join("libumpa.a")).status();
     Ok(())
 }
 
-fn command(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Command {
+fn command(toolchain: &Toolchain, root: &Path, target_dir: &Path, what: &[&str]) -> Command {
     let script = format!("link-arg=-Wl,-T,{}", root.join("guest/guest.ld").display());
     let codegen = [
         "relocation-model=pic",
@@ -125,8 +134,8 @@ fn command(toolchain: &Toolchain, root: &Path, target_dir: &Path) -> Command {
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .current_dir(root)
-        .args(["build", "--package", "guest", "--bin", "guest", "--features", "image"])
-        .args(["--release", "--target", TARGET, "--target-dir"])
+        .args(what)
+        .args(["--package", "guest", "--release", "--target", TARGET, "--target-dir"])
         .arg(target_dir);
     command
 }

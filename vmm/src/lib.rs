@@ -14,12 +14,14 @@
 //! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`vm`] | all of this as one guest |
 //! | `weakened` | deliberate holes in [`grant`], in test builds only |
+//! | [`compile`] | making images of C programs |
 //! | [`doctor`] | what is wrong with the host, and the fix |
 //!
 //! [`vm`] has a runnable example. Dependency law: `umpa-abi` and `benches` below, nothing above.
 
 pub mod block;
 pub mod call;
+pub mod compile;
 pub mod doctor;
 pub mod emulate;
 pub mod exits;

@@ -344,11 +344,14 @@ pub(crate) fn equal(found: u64, wanted: u64, what: &'static str) -> Result<(), F
     Err(Failure { what, numbers: Some((found, wanted)), location: Location::caller() })
 }
 
-/// Runs the workload that boot info names.
+/// Runs the workload that boot info names; in an image that was made for a program, that.
 ///
 /// # Errors
 /// What the workload finds wrong, or that there is no such workload.
 pub fn run(context: &mut Context<'_>) -> Result<(), Failure> {
+    if cfg!(feature = "program") {
+        return c::alone(context);
+    }
     let name = context.arg(0).unwrap_or("");
     match WORKLOADS.iter().find(|workload| workload.name == name) {
         Some(workload) => (workload.run)(context),

@@ -3,6 +3,7 @@
 mod ask;
 mod attack;
 mod bench;
+mod cc;
 mod demo;
 mod doctor;
 mod emulate;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Demo(demo::Args),
     Run(run::Args),
+    Cc(cc::Args),
     Workloads(workloads::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
@@ -56,6 +58,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => demo::main(&args),
         Command::Run(args) => run::main(args),
+        Command::Cc(args) => cc::main(&args),
         Command::Workloads(args) => workloads::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(&args),
