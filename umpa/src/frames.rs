@@ -13,19 +13,23 @@
 //! [`Flush::complete`](crate::flush::Flush::complete) or through the quarantine kept here, which a
 //! [`FlushedAll`] opens: there is no other constructor. So "reused before flushed" doesn't compile.
 //!
-//! Invariant: `granted = free + quarantined + shared + taken`, where `shared` are those that several
-//! leaves may map (frames/shared.rs), and `taken` all others in runs that are out. Cost: constant for each run, whatever its length; bookkeeping is one tag of 8 bytes a frame.
+//! Invariant: `granted = free + quarantined + shared + taken`, where `free = dirty + zeroed`: `zeroed` are
+//! those known to hold zeros (frames/zeroed.rs); `shared` are those that several leaves may map
+//! (frames/shared.rs), and `taken` all others in runs that are out. Cost: constant for each run, whatever
+//! its length; bookkeeping is one tag of 8 bytes a frame.
 
 mod shared;
+mod zeroed;
 
 use crate::flush::FlushedAll;
 use crate::hardware::FrameSource;
-use crate::runs::{RunError, Runs};
+use crate::runs::{Content, RunError, Runs};
 use core::marker::PhantomData;
 pub use shared::References;
 pub(crate) use shared::{Lost, REFERENCES_MAX};
 use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{EXTENTS_MAX, Extent, Policy, Shortfall};
+pub use zeroed::{Zero, ZeroRun};
 
 /// State of a run that nothing maps.
 #[derive(Debug, PartialEq, Eq)]
@@ -160,7 +164,7 @@ impl<'a> FrameStore<'a> {
         self.runs.len()
     }
 
-    /// Frames that [`Self::get`] can give.
+    /// Frames that [`Self::get`] can give, those known to be zero among them.
     #[must_use]
     pub fn free_frames(&self) -> u64 {
         self.runs.free_units()
@@ -172,13 +176,13 @@ impl<'a> FrameStore<'a> {
         self.quarantined_frames
     }
 
-    /// Maximal contiguous pieces that the free frames lie in.
+    /// Maximal contiguous pieces that the free frames lie in, those known to be zero apart.
     #[must_use]
     pub fn free_runs(&self) -> u64 {
         self.runs.free_runs()
     }
 
-    /// `frames` contiguous frames, by good fit.
+    /// `frames` contiguous frames, by good fit. Those known to be zero are the last to be taken.
     pub fn get(&mut self, frames: u64) -> Option<OwnedRun> {
         self.runs.take(frames).map(|unit| Run::new(self.frame(unit), frames))
     }
@@ -210,7 +214,7 @@ impl<'a> FrameStore<'a> {
         let Some(unit) = self.unit(run.first) else {
             return Err((PutError::Foreign { first: run.first, frames: run.frames }, run));
         };
-        match self.runs.put(unit, run.frames) {
+        match self.runs.put(unit, run.frames, Content::Any) {
             Ok(()) => Ok(()),
             Err(RunError::OutOfRange) => {
                 Err((PutError::Foreign { first: run.first, frames: run.frames }, run))
@@ -240,7 +244,7 @@ impl<'a> FrameStore<'a> {
             debug_assert!(note & QUARANTINED != 0);
             self.quarantine_head = note & LINK;
             self.runs.set_note(unit, 0);
-            let put = self.runs.put(unit, note >> LINK_BITS & LINK);
+            let put = self.runs.put(unit, note >> LINK_BITS & LINK, Content::Any);
             debug_assert_eq!(put, Ok(()), "quarantined run at unit {unit}");
         }
         self.quarantined_frames = 0;
@@ -266,7 +270,8 @@ impl<'a> FrameStore<'a> {
         self.exchange(source, &[], want_pages, policy)
     }
 
-    /// Gives up to `frames` free frames back to the hypervisor, the longest runs first.
+    /// Gives up to `frames` free frames back to the hypervisor, the longest runs first, but those known
+    /// to be zero last.
     pub fn drain(&mut self, source: &mut impl FrameSource, frames: u64) -> Moved {
         let mut left = frames;
         let mut moved = Moved { frames: 0, shortfall: Shortfall::None };
@@ -274,7 +279,7 @@ impl<'a> FrameStore<'a> {
             let mut give = [Extent::new(Frame::new(0), 1, PageSize::Size4K); DRAIN_EXTENTS];
             let mut filled = 0;
             while filled < give.len() && left > 0 {
-                let Some(run) = self.get_longest(left.min(u64::from(u32::MAX))) else { break };
+                let Some(run) = self.get_for_host(left.min(u64::from(u32::MAX))) else { break };
                 give[filled] = Extent::new(run.first, run.frames as u32, PageSize::Size4K);
                 left -= run.frames;
                 filled += 1;
@@ -288,7 +293,8 @@ impl<'a> FrameStore<'a> {
         moved
     }
 
-    /// One exchange: `give` are extents taken out of the store before. What is granted becomes free.
+    /// One exchange: `give` are extents taken out of the store before. What is granted becomes free, and is
+    /// zero ([`umpa_abi::exchange`]).
     fn exchange(
         &mut self,
         source: &mut impl FrameSource,
@@ -302,7 +308,7 @@ impl<'a> FrameStore<'a> {
             // A grant outside the store, or of a frame that is free, is the hypervisor's mistake:
             // such frames stay unused.
             if let Some(unit) = self.unit(extent.first())
-                && self.runs.put(unit, extent.frames()).is_ok()
+                && self.runs.put(unit, extent.frames(), Content::Zero).is_ok()
             {
                 came += extent.frames();
             }
@@ -310,7 +316,7 @@ impl<'a> FrameStore<'a> {
         if done.taken_frames == 0 {
             for extent in give {
                 if let Some(unit) = self.unit(extent.first()) {
-                    let put = self.runs.put(unit, extent.frames());
+                    let put = self.runs.put(unit, extent.frames(), Content::Any);
                     debug_assert_eq!(put, Ok(()));
                 }
             }
@@ -403,7 +409,8 @@ mod tests {
         assert_eq!(front.end(), back.first());
         store.put(front).unwrap();
         store.put(back).unwrap();
-        assert_eq!((store.free_frames(), store.free_runs()), (60, 1));
+        // What was out may hold anything.
+        assert_eq!((store.free_frames(), store.zeroed_frames(), store.free_runs()), (60, 50, 2));
         assert_eq!(store.drain(&mut Host, 25).frames, 25);
         assert_eq!((store.granted_frames(), store.free_frames()), (35, 35));
         store.check(0);

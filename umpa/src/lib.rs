@@ -20,7 +20,7 @@
 //! | [`hardware`] | nothing: the traits below `umpa` | |
 //! | [`entry`] | nothing: the encoding of an entry | |
 //! | [`runs`] | free runs of units | constant, 8 bytes a unit |
-//! | [`frames`] | which frames are free, taken, or wait for a flush | constant for each run |
+//! | [`frames`] | which frames are free, known to be zero, taken, or wait for a flush | constant for each run |
 //! | [`tables`] | the page tables | one store for each leaf |
 //! | [`flush`] | flushes that are owed | one flush for any number |
 //! | [`space`] | address space, in windows with room to grow | constant, 8 bytes a window |
@@ -63,9 +63,12 @@
 //! // A run is taken, and held by whoever has the value.
 //! let run = store.get(600).expect("1024 are free");
 //! assert_eq!((run.first(), run.frames(), store.free_frames()), (Frame::new(0x10_0000), 600, 424));
-//! // Put back, it joins its neighbours.
+//! // What the hypervisor grants is zero. Put back, the run is free again, but nobody knows what it holds.
+//! assert_eq!(store.zeroed_frames(), 424);
 //! store.put(run).expect("it was taken");
-//! assert_eq!((store.free_frames(), store.free_runs()), (1024, 1));
+//! assert_eq!((store.free_frames(), store.zeroed_frames()), (1024, 424));
+//! // Zeros are kept for those who want them, and are there for all others.
+//! assert_eq!(store.get(1024).map(|all| all.first()), Some(Frame::new(0x10_0000)));
 //! ```
 //!
 //! # Laws

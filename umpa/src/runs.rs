@@ -1,10 +1,11 @@
 //! Free runs of contiguous units, found by size in constant time: a segregated fit with boundary tags.
 //!
-//! Keeps which of the units `0..len` are free, as maximal runs. One 8-byte tag for each unit, handed
-//! in; nothing is written into the units themselves, which may be cold or not even mapped.
+//! Keeps which of the units `0..len` are free, as maximal runs, and of each run whether its units are
+//! known to hold zeros ([`Content`]). One 8-byte tag for each unit, handed in; nothing is written into
+//! the units themselves, which may be cold or not even mapped.
 //!
 //! ```text
-//! tag = kind (bits 63..62) | a (bits 61..31) | b (bits 30..0)
+//! tag = kind (bits 63..62) | zeros (61) | a (59..30) | b (29..0)
 //!
 //! FIRST  first unit of a free run of 2 or more:  a = its length, b = next run in its list
 //! second unit of it, which may be the last:      b = previous run in its list
@@ -19,79 +20,70 @@
 //! Invariants, checked by [`Runs::check`]:
 //!
 //! - a tag that isn't `TAKEN` is the end of a free run that exists now;
-//! - runs are maximal: no free run touches another;
-//! - each run is in the list of its class, each class with a run has its bit set;
-//! - `free_units` = sum of the lengths.
+//! - runs are maximal: no free run touches another of the same content, and where runs of both contents
+//!   touch, [`Runs::take`] makes them one before it gives up;
+//! - each run is in the list of its content and class, each class with a run has its bit set;
+//! - `free_units` = sum of the lengths, `zero_units` = of those that hold zeros.
 //!
 //! # Classes
 //!
 //! As in TLSF (Masmano et al., 2004): the position of the highest bit, and the next [`FINE_BITS`]
-//! bits. [`Runs::take`] rounds up to a class whose every run is long enough, so it looks at one list
-//! head; only when there is none it looks at the first few runs of the request's own class.
+//! bits (runs/index.rs). [`Runs::take`] rounds up to a class whose every run is long enough, so it looks at
+//! one list head; only when there is none it looks at the first few runs of the request's own class.
 //!
-//! Cost: every operation reads and writes at most a dozen tags, whatever the lengths.
+//! Cost: every operation reads and writes at most a dozen tags, whatever the lengths. Only the joining of
+//! runs of both contents looks at all that hold zeros; each of them is joined once.
 
-/// Units that one store can keep: links have 31 bits, and one value means "none".
-pub const UNITS_MAX: usize = (1 << 31) - 1;
+mod index;
 
-/// Subdivisions of each power of two: 2^4, so the good fit is at most 1/16 larger than the best.
-pub const FINE_BITS: u32 = 4;
-const FINE: usize = 1 << FINE_BITS;
-const CLASSES: usize = (31 - FINE_BITS as usize + 1) * FINE;
-const WORDS: usize = CLASSES.div_ceil(64);
-const _: () = assert!(WORDS <= 64);
+use index::{CLASSES, Index, NONE, class_above, class_of};
+
+pub use index::{FINE_BITS, UNITS_MAX};
 
 /// How many runs of the request's own class are tried before giving up.
 const TRIES: usize = 16;
 
-const NONE: u64 = (1 << 31) - 1;
-const LINK: u64 = (1 << 31) - 1;
+const LINK_BITS: u32 = 30;
+const LINK: u64 = (1 << LINK_BITS) - 1;
 const KIND_SHIFT: u32 = 62;
 const TAKEN: u64 = 0;
 const FIRST: u64 = 1;
 const LAST: u64 = 2;
 const ALONE: u64 = 3;
+const ZEROS: u64 = 1 << 61;
+const _: () = assert!(UNITS_MAX as u64 == LINK && NONE == LINK && ZEROS >> (2 * LINK_BITS) != 0);
 
 /// Bits of an owner's note.
 pub const NOTE_BITS: u32 = KIND_SHIFT;
 
-const fn tag(kind: u64, a: u64, b: u64) -> u64 {
-    kind << KIND_SHIFT | a << 31 | b
+/// What free units are known to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Content {
+    /// Whatever their last owner left there.
+    Any,
+    /// Zeros.
+    Zero,
+}
+
+const fn tag(kind: u64, content: Content, a: u64, b: u64) -> u64 {
+    kind << KIND_SHIFT | (content as u64) << 61 | a << LINK_BITS | b
 }
 
 const fn kind(tag: u64) -> u64 {
     tag >> KIND_SHIFT
 }
 
+const fn content(tag: u64) -> Content {
+    if tag & ZEROS == 0 { Content::Any } else { Content::Zero }
+}
+
 const fn a(tag: u64) -> u64 {
-    tag >> 31 & LINK
+    tag >> LINK_BITS & LINK
 }
 
 const fn b(tag: u64) -> u64 {
     tag & LINK
 }
-
-/// Class of the runs with this length (at least 1).
-const fn class_of(units: u64) -> usize {
-    if units < FINE as u64 {
-        return units as usize;
-    }
-    let high = 63 - units.leading_zeros();
-    let fine = (units >> (high - FINE_BITS)) as usize & (FINE - 1);
-    (high - FINE_BITS + 1) as usize * FINE + fine
-}
-
-/// First class whose runs all have at least this length.
-const fn class_above(units: u64) -> usize {
-    if units < FINE as u64 {
-        return units as usize;
-    }
-    let high = 63 - units.leading_zeros();
-    class_of(units + (1 << (high - FINE_BITS)) - 1)
-}
-
-const _: () = assert!(class_of(UNITS_MAX as u64) < CLASSES);
-const _: () = assert!(class_of(1 << FINE_BITS) == FINE);
 
 /// A run that isn't what the caller thinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,11 +100,10 @@ pub enum RunError {
 /// See the [module](self).
 pub struct Runs<'a> {
     tags: &'a mut [u64],
-    heads: [u32; CLASSES],
-    present: [u64; WORDS],
-    present_words: u64,
-    free_units: u64,
-    free_runs: u64,
+    /// The runs of each content.
+    indices: [Index; 2],
+    /// Runs of both contents may touch.
+    may_touch: bool,
 }
 
 impl<'a> Runs<'a> {
@@ -122,14 +113,7 @@ impl<'a> Runs<'a> {
     #[must_use]
     pub fn new(tags: &'a mut [u64]) -> Self {
         let len = tags.len().min(UNITS_MAX);
-        Self {
-            tags: &mut tags[..len],
-            heads: [NONE as u32; CLASSES],
-            present: [0; WORDS],
-            present_words: 0,
-            free_units: 0,
-            free_runs: 0,
-        }
+        Self { tags: &mut tags[..len], indices: [Index::EMPTY; 2], may_touch: false }
     }
 
     /// Units, free and taken.
@@ -147,13 +131,19 @@ impl<'a> Runs<'a> {
     /// Units that are free.
     #[must_use]
     pub fn free_units(&self) -> u64 {
-        self.free_units
+        self.indices[0].units + self.indices[1].units
     }
 
-    /// Maximal free runs.
+    /// Those of them that are known to hold zeros.
+    #[must_use]
+    pub fn zero_units(&self) -> u64 {
+        self.indices[1].units
+    }
+
+    /// Maximal free runs of both contents.
     #[must_use]
     pub fn free_runs(&self) -> u64 {
-        self.free_runs
+        self.indices[0].runs + self.indices[1].runs
     }
 
     /// The owner's note at a taken unit; `None` at the end of a free run or out of range.
@@ -173,14 +163,14 @@ impl<'a> Runs<'a> {
         self.tags[unit as usize] = note;
     }
 
-    /// Makes `units` from `first` free, joined to its free neighbours.
+    /// Makes `units` from `first` free, joined to its free neighbours of the same content.
     ///
     /// Detects a run whose ends are free already; a free part strictly inside is only found by
     /// [`Self::check`].
     ///
     /// # Errors
     /// [`RunError`], and nothing is changed.
-    pub fn put(&mut self, first: u64, units: u64) -> Result<(), RunError> {
+    pub fn put(&mut self, first: u64, units: u64, holds: Content) -> Result<(), RunError> {
         let end = first.checked_add(units).filter(|&end| units > 0 && end <= self.len());
         let Some(end) = end else { return Err(RunError::OutOfRange) };
         for unit in [first, end - 1] {
@@ -188,22 +178,24 @@ impl<'a> Runs<'a> {
                 return Err(RunError::AlreadyFree { unit });
             }
         }
-        self.free_units += units;
+        self.indices[holds as usize].units += units;
         let (mut from, mut to) = (first, end);
         if from > 0 {
             let before = self.tags[from as usize - 1];
             match kind(before) {
+                TAKEN | FIRST => {}
+                _ if content(before) != holds => self.may_touch = true,
                 LAST => from -= a(before),
-                ALONE => from -= 1,
-                _ => {}
+                _ => from -= 1,
             }
         }
         if to < self.len() {
             let after = self.tags[to as usize];
             match kind(after) {
+                TAKEN | LAST => {}
+                _ if content(after) != holds => self.may_touch = true,
                 FIRST => to += a(after),
-                ALONE => to += 1,
-                _ => {}
+                _ => to += 1,
             }
         }
         if from < first {
@@ -214,20 +206,31 @@ impl<'a> Runs<'a> {
         }
         // The owner's note at the head must not survive inside a longer run.
         self.tags[first as usize] = 0;
-        self.link(from, to - from);
+        self.link(from, to - from, holds);
         Ok(())
     }
 
-    /// Takes `units` contiguous units: the first of a free run that is long enough, by good fit.
+    /// Takes `units` contiguous units: the first of a free run that is long enough, by good fit. Zeros are
+    /// taken where nothing else is.
     pub fn take(&mut self, units: u64) -> Option<u64> {
-        let (first, len) = self.find(units)?;
+        self.of_either(|runs, holds| runs.take_of(holds, units))
+    }
+
+    /// The same out of runs that hold this.
+    pub fn take_of(&mut self, holds: Content, units: u64) -> Option<u64> {
+        let (first, len) = self.find(holds, units)?;
         self.carve(first, len, first, units);
         Some(first)
     }
 
     /// Takes `units` contiguous units that begin at a multiple of `align` (a power of two), counted
-    /// from unit `-origin`: `(first + origin) % align == 0`.
+    /// from unit `-origin`: `(first + origin) % align == 0`. Zeros are taken where nothing else is.
     pub fn take_aligned(&mut self, units: u64, align: u64, origin: u64) -> Option<u64> {
+        self.of_either(|runs, holds| runs.take_aligned_of(holds, units, align, origin))
+    }
+
+    /// The same out of runs that hold this.
+    pub fn take_aligned_of(&mut self, holds: Content, units: u64, align: u64, origin: u64) -> Option<u64> {
         debug_assert!(align.is_power_of_two());
         if units == 0 {
             return None;
@@ -235,9 +238,9 @@ impl<'a> Runs<'a> {
         let aligned = |first: u64| (first + origin).next_multiple_of(align) - origin;
         // A run that is long enough may happen to be aligned; one that is longer by align - 1 always
         // has an aligned part.
-        let (first, len) = match self.find(units) {
+        let (first, len) = match self.find(holds, units) {
             Some((first, len)) if aligned(first) + units <= first + len => (first, len),
-            _ => self.find(units + align - 1)?,
+            _ => self.find(holds, units + align - 1)?,
         };
         let start = aligned(first);
         if start + units > first + len {
@@ -249,12 +252,10 @@ impl<'a> Runs<'a> {
 
     /// Takes exactly the `units` from `first`, when they are the beginning of a free run.
     pub fn take_at(&mut self, first: u64, units: u64) -> bool {
-        let Some(&tag) = self.tags.get(first as usize) else { return false };
-        let len = match kind(tag) {
-            FIRST => a(tag),
-            ALONE => 1,
-            _ => return false,
-        };
+        let mut len = self.begins(first);
+        if len > 0 && len < units && self.join() {
+            len = self.begins(first);
+        }
         if units == 0 || units > len {
             return false;
         }
@@ -264,30 +265,69 @@ impl<'a> Runs<'a> {
 
     /// Takes one of the longest runs, at most `units_max` of it; returns its first unit and how many.
     pub fn take_longest(&mut self, units_max: u64) -> Option<(u64, u64)> {
-        if self.present_words == 0 || units_max == 0 {
-            return None;
-        }
-        let word = 63 - self.present_words.leading_zeros() as usize;
-        let class = word * 64 + 63 - self.present[word].leading_zeros() as usize;
-        let first = u64::from(self.heads[class]);
+        let longest = |holds: Content| self.indices[holds as usize].longest_class();
+        let zeros = longest(Content::Zero) > longest(Content::Any);
+        self.take_longest_of(if zeros { Content::Zero } else { Content::Any }, units_max)
+    }
+
+    /// The same out of runs that hold this.
+    pub fn take_longest_of(&mut self, holds: Content, units_max: u64) -> Option<(u64, u64)> {
+        let class = self.indices[holds as usize].longest_class().filter(|_| units_max > 0)?;
+        let first = self.indices[holds as usize].head(class);
         let len = self.run_units(first);
         let units = len.min(units_max);
         self.carve(first, len, first, units);
         Some((first, units))
     }
 
-    /// Calls `each` with first unit and length of every free run, in address order. Linear.
-    pub fn for_each_free(&self, mut each: impl FnMut(u64, u64)) {
+    /// What isn't known to hold zeros first, then zeros, then both where they touch.
+    fn of_either<T>(&mut self, take: impl Fn(&mut Self, Content) -> Option<T>) -> Option<T> {
+        let taken = take(self, Content::Any).or_else(|| take(self, Content::Zero));
+        taken.or_else(|| if self.join() { take(self, Content::Any) } else { None })
+    }
+
+    /// Forgets of runs next to others that they hold zeros, and joins them. False when there are none.
+    fn join(&mut self) -> bool {
+        if !core::mem::replace(&mut self.may_touch, false) {
+            return false;
+        }
+        let mut joined = false;
+        for class in 0..CLASSES {
+            let mut at = self.indices[Content::Zero as usize].head(class);
+            while at != NONE {
+                let (first, units) = (at, self.run_units(at));
+                at = self.links(first).1;
+                let free = |unit: u64| self.tags.get(unit as usize).is_some_and(|&tag| kind(tag) != TAKEN);
+                if (first > 0 && free(first - 1)) || free(first + units) {
+                    self.unlink(first, units);
+                    self.indices[Content::Zero as usize].units -= units;
+                    let put = self.put(first, units, Content::Any);
+                    debug_assert_eq!(put, Ok(()));
+                    joined = true;
+                }
+            }
+        }
+        // What was put beside zeros that were joined later touches nothing now.
+        self.may_touch = false;
+        joined
+    }
+
+    /// Length of the free run that begins at the unit; 0 when none does.
+    fn begins(&self, first: u64) -> u64 {
+        match self.tags.get(first as usize) {
+            Some(&tag) if kind(tag) == FIRST => a(tag),
+            Some(&tag) if kind(tag) == ALONE => 1,
+            _ => 0,
+        }
+    }
+
+    /// Calls `each` with first unit, length and content of every free run, in address order. Linear.
+    pub fn for_each_free(&self, mut each: impl FnMut(u64, u64, Content)) {
         let mut unit = 0;
         while unit < self.len() {
-            let tag = self.tags[unit as usize];
-            let units = match kind(tag) {
-                FIRST => a(tag),
-                ALONE => 1,
-                _ => 0,
-            };
+            let units = self.begins(unit);
             if units > 0 {
-                each(unit, units);
+                each(unit, units, content(self.tags[unit as usize]));
             }
             unit += units.max(1);
         }
@@ -298,49 +338,55 @@ impl<'a> Runs<'a> {
     /// # Panics
     /// When one doesn't hold.
     pub fn check(&self) {
-        let (mut units, mut runs, mut previous_end) = (0, 0, None);
-        self.for_each_free(|first, len| {
-            assert_ne!(previous_end, Some(first), "run at {first} touches the one before");
-            previous_end = Some(first + len);
+        let (mut units, mut runs, mut previous) = ([0; 2], [0; 2], None);
+        self.for_each_free(|first, len, holds| {
+            assert_ne!(previous, Some((first, holds)), "run at {first} touches the one before");
+            let other = previous.is_some_and(|(end, _)| end == first);
+            assert!(!other || self.may_touch, "zeros at {first} touch a run unnoticed");
+            previous = Some((first + len, holds));
             if len > 1 {
                 let last = self.tags[(first + len - 1) as usize];
-                assert!(kind(last) == LAST && a(last) == len, "run at {first} has no end");
+                assert!(
+                    kind(last) == LAST && a(last) == len && content(last) == holds,
+                    "run at {first} has no end"
+                );
                 for inner in first + 2..first + len - 1 {
                     assert_eq!(self.tags[inner as usize], 0, "tag inside the run at {first}");
                 }
             }
-            units += len;
-            runs += 1;
+            units[holds as usize] += len;
+            runs[holds as usize] += 1;
         });
-        assert_eq!((units, runs), (self.free_units, self.free_runs), "units and runs");
-        let mut listed = 0;
-        for class in 0..CLASSES {
-            let (mut at, mut before) = (u64::from(self.heads[class]), NONE);
-            let bit = self.present[class / 64] >> (class % 64) & 1;
-            assert_eq!(bit == 1, at != NONE, "bit of class {class}");
-            while at != NONE {
-                assert_eq!(class_of(self.run_units(at)), class, "run at {at} in a foreign list");
-                assert_eq!(self.links(at).0, before, "back link at {at}");
-                (before, at) = (at, self.links(at).1);
-                listed += 1;
+        for (holds, index) in [Content::Any, Content::Zero].into_iter().zip(&self.indices) {
+            let number = holds as usize;
+            assert_eq!((units[number], runs[number]), (index.units, index.runs), "units and runs, {holds:?}");
+            let mut listed = 0;
+            for class in 0..CLASSES {
+                let (mut at, mut before) = (index.head(class), NONE);
+                while at != NONE {
+                    assert_eq!(class_of(self.run_units(at)), class, "run at {at} in a foreign list");
+                    assert_eq!(content(self.tags[at as usize]), holds, "run at {at} in a foreign list");
+                    assert_eq!(self.links(at).0, before, "back link at {at}");
+                    (before, at) = (at, self.links(at).1);
+                    listed += 1;
+                }
             }
-        }
-        assert_eq!(listed, self.free_runs, "runs in lists");
-        for word in 0..WORDS {
-            assert_eq!(self.present_words >> word & 1 == 1, self.present[word] != 0, "word {word}");
+            assert_eq!(listed, index.runs, "runs in lists");
+            index.check();
         }
     }
 
-    /// A free run of at least `units`: first unit and length.
-    fn find(&self, units: u64) -> Option<(u64, u64)> {
+    /// A free run of at least `units` that holds this: first unit and length.
+    fn find(&self, holds: Content, units: u64) -> Option<(u64, u64)> {
         if units == 0 || units > self.len() {
             return None;
         }
-        if let Some(class) = self.first_class(class_above(units)) {
-            let first = u64::from(self.heads[class]);
+        let index = &self.indices[holds as usize];
+        if let Some(class) = index.first_class(class_above(units)) {
+            let first = index.head(class);
             return Some((first, self.run_units(first)));
         }
-        let mut at = u64::from(self.heads[class_of(units)]);
+        let mut at = index.head(class_of(units));
         for _ in 0..TRIES {
             if at == NONE {
                 return None;
@@ -354,35 +400,18 @@ impl<'a> Runs<'a> {
         None
     }
 
-    /// The first class from `from` on that has a run.
-    fn first_class(&self, from: usize) -> Option<usize> {
-        if from >= CLASSES {
-            return None;
-        }
-        let word = from / 64;
-        let here = self.present[word] & (u64::MAX << (from % 64));
-        if here != 0 {
-            return Some(word * 64 + here.trailing_zeros() as usize);
-        }
-        let later = self.present_words & (u64::MAX << word << 1);
-        if later == 0 {
-            return None;
-        }
-        let word = later.trailing_zeros() as usize;
-        Some(word * 64 + self.present[word].trailing_zeros() as usize)
-    }
-
     /// Takes `units` from `start` out of the free run `first`, `len`; what remains stays free.
     fn carve(&mut self, first: u64, len: u64, start: u64, units: u64) {
+        let holds = content(self.tags[first as usize]);
         self.unlink(first, len);
         if start > first {
-            self.link(first, start - first);
+            self.link(first, start - first, holds);
         }
         let (end, run_end) = (start + units, first + len);
         if end < run_end {
-            self.link(end, run_end - end);
+            self.link(end, run_end - end, holds);
         }
-        self.free_units -= units;
+        self.indices[holds as usize].units -= units;
     }
 
     fn run_units(&self, first: u64) -> u64 {
@@ -404,7 +433,7 @@ impl<'a> Runs<'a> {
     fn set_previous(&mut self, first: u64, previous: u64) {
         let head = self.tags[first as usize];
         if kind(head) == ALONE {
-            self.tags[first as usize] = tag(ALONE, previous, b(head));
+            self.tags[first as usize] = tag(ALONE, content(head), previous, b(head));
         } else {
             let second = &mut self.tags[first as usize + 1];
             *second = *second & !LINK | previous;
@@ -412,37 +441,27 @@ impl<'a> Runs<'a> {
     }
 
     /// Writes the run's tags and puts it at the head of its list.
-    fn link(&mut self, first: u64, units: u64) {
-        let class = class_of(units);
-        let next = u64::from(self.heads[class]);
+    fn link(&mut self, first: u64, units: u64, holds: Content) {
+        let next = self.indices[holds as usize].push(class_of(units), first);
         if units == 1 {
-            self.tags[first as usize] = tag(ALONE, NONE, next);
+            self.tags[first as usize] = tag(ALONE, holds, NONE, next);
         } else {
-            self.tags[first as usize] = tag(FIRST, units, next);
-            self.tags[(first + units - 1) as usize] = tag(LAST, units, 0);
+            self.tags[first as usize] = tag(FIRST, holds, units, next);
+            self.tags[(first + units - 1) as usize] = tag(LAST, holds, units, 0);
             self.tags[first as usize + 1] |= NONE;
         }
         if next != NONE {
             self.set_previous(next, first);
         }
-        self.heads[class] = first as u32;
-        self.present[class / 64] |= 1 << (class % 64);
-        self.present_words |= 1 << (class / 64);
-        self.free_runs += 1;
     }
 
     /// Takes the run out of its list and clears its tags.
     fn unlink(&mut self, first: u64, units: u64) {
+        let index = &mut self.indices[content(self.tags[first as usize]) as usize];
+        index.runs -= 1;
         let (previous, next) = self.links(first);
         if previous == NONE {
-            let class = class_of(units);
-            self.heads[class] = next as u32;
-            if next == NONE {
-                self.present[class / 64] &= !(1 << (class % 64));
-                if self.present[class / 64] == 0 {
-                    self.present_words &= !(1 << (class / 64));
-                }
-            }
+            self.indices[content(self.tags[first as usize]) as usize].set_head(class_of(units), next);
         } else {
             self.set_next(previous, next);
         }
@@ -454,7 +473,6 @@ impl<'a> Runs<'a> {
             self.tags[first as usize + 1] = 0;
             self.tags[(first + units - 1) as usize] = 0;
         }
-        self.free_runs -= 1;
     }
 }
 
