@@ -29,20 +29,23 @@ mod cover;
 mod error;
 mod resize;
 mod window;
+mod zeroed;
 
 pub use config::{Config, Placement, Stats};
 pub use error::{AllocError, BlockError};
 
 use crate::flush::{Due, Owed};
-use crate::frames::{FrameStore, Moved, OwnedRun, Run};
+use crate::frames::{Found, FrameStore, Moved, OwnedRun, Run};
 use crate::hardware::{FrameSource, TableMemory, Tlb};
 use crate::mmap::{AddressMap, Ranges};
 use crate::release::Registry;
+use crate::runs::Content;
 use crate::space::{AddressSpace, SHIFT_MAX, Slot, State};
 use crate::tables::PageTables;
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PAGE_SHIFT, PageSize};
 use umpa_abi::exchange::{Policy, Shortfall};
 use umpa_abi::layout::{self, DIRECT_GVA};
+use zeroed::{AsIs, Supply};
 
 /// The machine below: all three traits in one value.
 pub trait Machine: TableMemory + Tlb + FrameSource {}
@@ -161,29 +164,32 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// # Errors
     /// [`AllocError`], and nothing is allocated.
     pub fn userpage_malloc(&mut self, bytes: u64) -> Result<Gva, AllocError> {
-        let pages = pages_of(bytes)?;
+        self.malloc_by::<AsIs>(pages_of(bytes)?)
+    }
+
+    fn malloc_by<S: Supply<M>>(&mut self, pages: u64) -> Result<Gva, AllocError> {
         if self.config.placement == Placement::Ladder {
-            if let Some(gva) = self.direct_block(pages) {
+            if let Some(gva) = self.direct_block::<S>(pages) {
                 return Ok(gva);
             }
-            if let Some(gva) = self.retained_block(pages, capacity(pages)) {
+            if let Some(gva) = self.retained_block::<S>(pages, capacity(pages)) {
                 return Ok(gva);
             }
             // What waits for a flush may be contiguous with what is free.
             if self.frames.free_frames() < pages {
                 self.make_free(pages)?;
-                if let Some(gva) = self.direct_block(pages) {
+                if let Some(gva) = self.direct_block::<S>(pages) {
                     return Ok(gva);
                 }
             }
         }
         if self.config.placement == Placement::Remap
             && pages >= self.config.cover_min_pages
-            && let Some(gva) = self.new_cover(pages)?
+            && let Some(gva) = self.new_cover::<S>(pages)?
         {
             return Ok(gva);
         }
-        let slot = self.new_window(pages, capacity(pages))?;
+        let slot = self.new_window_by::<S>(pages, capacity(pages))?;
         self.stats.windows += 1;
         Ok(slot.page().start())
     }
@@ -206,7 +212,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub fn userpage_window(&mut self, bytes: u64) -> Result<Gva, AllocError> {
         let pages = pages_of(bytes)?;
         if self.config.placement == Placement::Ladder
-            && let Some(gva) = self.retained_block(pages, pages)
+            && let Some(gva) = self.retained_block::<AsIs>(pages, pages)
         {
             return Ok(gva);
         }
@@ -279,8 +285,9 @@ impl<'a, M: Machine> Umpa<'a, M> {
     }
 
     /// Rung a.
-    fn direct_block(&mut self, pages: u64) -> Option<Gva> {
-        let run = self.frames.get(pages)?;
+    fn direct_block<S: Supply<M>>(&mut self, pages: u64) -> Option<Gva> {
+        let found = self.frames.find(S::WANTS, pages)?;
+        let run = S::ready(self, found);
         let first = run.first();
         self.frames.set_note(first, BLOCK | pages);
         self.stats.direct += 1;
@@ -289,24 +296,22 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// One free run. From 2 MiB on it begins at a large frame where that is possible, so that few
     /// entries map it, now or when it moves.
-    fn contiguous(&mut self, pages: u64) -> Option<OwnedRun> {
-        let aligned = if pages >= window::TABLE_PAGES {
-            self.frames.get_aligned(pages, PageSize::Size2M)
-        } else {
-            None
-        };
-        aligned.or_else(|| self.frames.get(pages))
+    fn contiguous(&mut self, wants: Content, pages: u64) -> Option<Found> {
+        let large = pages >= window::TABLE_PAGES;
+        let aligned = if large { self.frames.find_aligned(wants, pages) } else { None };
+        aligned.or_else(|| self.frames.find(wants, pages))
     }
 
     /// Rung a', among windows for `capacity_pages`.
-    fn retained_block(&mut self, pages: u64, capacity_pages: u64) -> Option<Gva> {
-        let (slot, _) = self.space.take_retained(
+    fn retained_block<S: Supply<M>>(&mut self, pages: u64, capacity_pages: u64) -> Option<Gva> {
+        let (slot, have) = self.space.take_retained(
             &mut self.machine,
             self.tables.arena_mut(),
             capacity_pages,
             pages,
             pages + pages / 4,
         )?;
+        S::reuse(self, slot.page(), have);
         self.stats.retained += 1;
         Some(slot.page().start())
     }

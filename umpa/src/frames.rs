@@ -29,6 +29,7 @@ pub use shared::References;
 pub(crate) use shared::{Lost, REFERENCES_MAX};
 use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{EXTENTS_MAX, Extent, Policy, Shortfall};
+pub(crate) use zeroed::Found;
 pub use zeroed::{Zero, ZeroRun};
 
 /// State of a run that nothing maps.

@@ -49,7 +49,7 @@ use crate::entry::Entry;
 use crate::entry::EntryFlags;
 use crate::flush::Due;
 use crate::hardware::Contents;
-use backing::Content;
+use crate::runs::Content;
 use map::{END, FIRST};
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page, PageSize};
 

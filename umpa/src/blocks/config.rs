@@ -66,4 +66,10 @@ pub struct Stats {
     pub swapped: u64,
     /// Leaves armed by [`watch`](crate::watch).
     pub watched: u64,
+    /// Frames of memory that must read as zero: those that did already,
+    pub known_zero_frames: u64,
+    /// and those that the caller waited for.
+    pub zeroed_frames: u64,
+    /// Frames zeroed ahead of time.
+    pub prezeroed_frames: u64,
 }

@@ -1,6 +1,6 @@
 //! Covers: blocks of one run, shown by large leaves that reach over its ends.
 
-use super::{AllocError, BlockError, Machine, Umpa, capacity, window::TABLE_PAGES};
+use super::{AllocError, BlockError, Machine, Supply, Umpa, capacity, window::TABLE_PAGES};
 use crate::frames::{OwnedRun, Run};
 use crate::space::Slot;
 use crate::tables::TableError;
@@ -22,9 +22,10 @@ impl Cover {
 
 impl<M: Machine> Umpa<'_, M> {
     /// A cover of `pages` contiguous frames; `None` when there is no such run.
-    pub(super) fn new_cover(&mut self, pages: u64) -> Result<Option<Gva>, AllocError> {
+    pub(super) fn new_cover<S: Supply<M>>(&mut self, pages: u64) -> Result<Option<Gva>, AllocError> {
         self.make_free(pages)?;
-        let Some(run) = self.contiguous(pages) else { return Ok(None) };
+        let Some(found) = self.contiguous(S::WANTS, pages) else { return Ok(None) };
+        let run = S::ready(self, found);
         let offset_pages = run.first().get() % TABLE_PAGES;
         // From 2 MiB on a cover has a whole level-2 table to itself: see `TableMemory::write_first`.
         let least = if pages < TABLE_PAGES { TABLE_PAGES } else { PageSize::Size1G.frames() };

@@ -1,7 +1,7 @@
 //! Resizing, committing and releasing.
 
 use super::cover::Cover;
-use super::{AllocError, BLOCK, Block, BlockError, Machine, Umpa, capacity, pages_of};
+use super::{AllocError, AsIs, BLOCK, Block, BlockError, Machine, Supply, Umpa, capacity, pages_of};
 use crate::frames::Run;
 use crate::space::{Slot, State};
 use crate::tables::TableError;
@@ -101,6 +101,10 @@ impl<M: Machine> Umpa<'_, M> {
     /// # Errors
     /// [`BlockError`]; then nothing was added.
     pub fn userpage_commit(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
+        self.commit_by::<AsIs>(gva, bytes)
+    }
+
+    pub(super) fn commit_by<S: Supply<M>>(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
         let Some((slot, have, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
         // First what is missing, so that nothing has to be undone for want of frames.
         let mut missing = pages;
@@ -121,7 +125,7 @@ impl<M: Machine> Umpa<'_, M> {
                 Some((mapped, _)) => mapped.get() - from.get(),
                 None => pages - at,
             };
-            self.map_more(slot, from, hole)?;
+            self.map_more_by::<S>(slot, from, hole)?;
             at += hole;
         }
         let end = page.get() + pages - slot.page().get();

@@ -1,8 +1,9 @@
 //! Windows: blocks in address space of their own (rungs b and c).
 
-use super::{AllocError, Machine, Umpa};
-use crate::frames::OwnedRun;
+use super::{AllocError, AsIs, Machine, Supply, Umpa};
+use crate::frames::{Found, OwnedRun};
 use crate::mmap::Ranges;
+use crate::runs::Content;
 use crate::space::Slot;
 use crate::tables::TableError;
 use umpa_abi::addr::{PAGE_BYTES, Page, PageSize};
@@ -18,9 +19,17 @@ const PRUNED_PAGES: u64 = (layout::PROGRAM_BYTES + layout::BLOCKS_BYTES) / PAGE_
 impl<M: Machine> Umpa<'_, M> {
     /// A window of `pages` mapped pages in a slot of at least `capacity_pages`.
     pub(crate) fn new_window(&mut self, pages: u64, capacity_pages: u64) -> Result<Slot, AllocError> {
+        self.new_window_by::<AsIs>(pages, capacity_pages)
+    }
+
+    pub(super) fn new_window_by<S: Supply<M>>(
+        &mut self,
+        pages: u64,
+        capacity_pages: u64,
+    ) -> Result<Slot, AllocError> {
         self.make_free(pages)?;
         let slot = self.reserve(capacity_pages, pages)?;
-        if let Err(error) = self.map_new(slot.page(), pages) {
+        if let Err(error) = self.map_new_by::<S>(slot.page(), pages) {
             self.end_window(slot, 0);
             return Err(error);
         }
@@ -75,14 +84,19 @@ impl<M: Machine> Umpa<'_, M> {
     /// Maps `pages` pages from `page` on, all unmapped, to free frames: as few leaves as the free
     /// runs allow. On an error nothing is mapped.
     pub(super) fn map_new(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
+        self.map_new_by::<AsIs>(page, pages)
+    }
+
+    fn map_new_by<S: Supply<M>>(&mut self, page: Page, pages: u64) -> Result<(), AllocError> {
         self.make_free(pages)?;
         let mut done = 0;
         while done < pages {
-            let Some(run) = self.gather(page.offset(done), pages - done) else {
+            let Some(found) = self.gather(S::WANTS, page.offset(done), pages - done) else {
                 self.unmap_to_quarantine(page, done);
                 let free = self.frames.free_frames();
                 return Err(AllocError::OutOfFrames { wanted: pages, free });
             };
+            let run = S::ready(self, found);
             let frames = run.frames();
             if let Err(error) = self.map_run(page.offset(done), run) {
                 self.unmap_to_quarantine(page, done);
@@ -97,10 +111,19 @@ impl<M: Machine> Umpa<'_, M> {
     /// [`Self::map_new`] in a live window: where pages of it were unmapped since the last flush, that
     /// flush comes first, as cached translations would lead to the frames from before.
     pub(super) fn map_more(&mut self, slot: Slot, page: Page, pages: u64) -> Result<(), AllocError> {
+        self.map_more_by::<AsIs>(slot, page, pages)
+    }
+
+    pub(super) fn map_more_by<S: Supply<M>>(
+        &mut self,
+        slot: Slot,
+        page: Page,
+        pages: u64,
+    ) -> Result<(), AllocError> {
         if self.space.is_stale(&self.machine, slot, self.owed.settled()) {
             self.settle();
         }
-        let mapped = self.map_new(page, pages);
+        let mapped = self.map_new_by::<S>(page, pages);
         if mapped.is_err() {
             self.mark_stale(slot);
         }
@@ -207,18 +230,27 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Free frames for at most `pages` pages at `page`: aligned for large leaves where that is
-    /// possible, else in one piece, else the longest piece that there is.
-    pub(crate) fn gather(&mut self, page: Page, pages: u64) -> Option<OwnedRun> {
+    /// possible, else in one piece, else the longest piece that there is. A large leaf of frames that are
+    /// still to be zeroed is better than small ones of zeroed frames.
+    pub(crate) fn gather(&mut self, wants: Content, page: Page, pages: u64) -> Option<Found> {
+        let frames = &mut self.frames;
         if page.is_aligned(PageSize::Size2M) && pages >= TABLE_PAGES {
             let whole = pages - pages % TABLE_PAGES;
-            let large = self
-                .frames
-                .get_aligned(whole, PageSize::Size2M)
-                .or_else(|| self.frames.get_aligned(TABLE_PAGES, PageSize::Size2M));
-            return large.or_else(|| self.frames.get_longest(TABLE_PAGES));
+            // In zeroed ones of 2 MiB rather than in dirty ones of more.
+            let zeroed = if wants == Content::Zero {
+                let size = PageSize::Size2M;
+                let zeroed = frames.get_zeroed_aligned(whole, size);
+                zeroed.or_else(|| frames.get_zeroed_aligned(TABLE_PAGES, size)).map(Found::Zeroed)
+            } else {
+                None
+            };
+            return zeroed
+                .or_else(|| frames.find_aligned(Content::Any, whole))
+                .or_else(|| frames.find_aligned(Content::Any, TABLE_PAGES))
+                .or_else(|| frames.find_longest(wants, TABLE_PAGES));
         }
         // Up to where large leaves may begin again.
         let pages = pages.min(TABLE_PAGES - page.get() % TABLE_PAGES);
-        self.frames.get(pages).or_else(|| self.frames.get_longest(pages))
+        frames.find(wants, pages).or_else(|| frames.find_longest(wants, pages))
     }
 }

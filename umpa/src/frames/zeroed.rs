@@ -51,7 +51,46 @@ impl Run<Owned> {
     }
 }
 
+/// Frames out of the store, for somebody who may want zeros.
+#[derive(Debug)]
+#[must_use = "dropping a run leaks its frames: put it back"]
+pub(crate) enum Found {
+    /// They may hold anything.
+    Dirty(OwnedRun),
+    /// They hold zeros.
+    Zeroed(ZeroRun),
+}
+
+impl Found {
+    /// The frames, whatever they hold.
+    pub(crate) const fn forget(self) -> OwnedRun {
+        match self {
+            Self::Dirty(run) => run,
+            Self::Zeroed(run) => run.forget(),
+        }
+    }
+}
+
 impl FrameStore<'_> {
+    /// `frames` contiguous frames; zeroed ones first where zeros are wanted, else last.
+    pub(crate) fn find(&mut self, wants: Content, frames: u64) -> Option<Found> {
+        let zeroed = if wants == Content::Zero { self.get_zeroed(frames) } else { None };
+        zeroed.map(Found::Zeroed).or_else(|| self.get(frames).map(Found::Dirty))
+    }
+
+    /// The same from a multiple of 2 MiB on.
+    pub(crate) fn find_aligned(&mut self, wants: Content, frames: u64) -> Option<Found> {
+        let size = PageSize::Size2M;
+        let zeroed = if wants == Content::Zero { self.get_zeroed_aligned(frames, size) } else { None };
+        zeroed.map(Found::Zeroed).or_else(|| self.get_aligned(frames, size).map(Found::Dirty))
+    }
+
+    /// A piece of at most `frames_max` frames out of one of the longest runs.
+    pub(crate) fn find_longest(&mut self, wants: Content, frames_max: u64) -> Option<Found> {
+        let zeroed = if wants == Content::Zero { self.get_zeroed_longest(frames_max) } else { None };
+        zeroed.map(Found::Zeroed).or_else(|| self.get_longest(frames_max).map(Found::Dirty))
+    }
+
     /// Free frames that are known to be zero.
     #[must_use]
     pub fn zeroed_frames(&self) -> u64 {

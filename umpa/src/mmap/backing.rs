@@ -3,20 +3,12 @@
 use super::{Contents, Errno, Large, Machine, Mode, Prot, Ranges, Umpa, map};
 use crate::entry::{Entry, EntryFlags};
 use crate::flush::{Due, Flush};
-use crate::frames::FRAMES_MAX;
+use crate::frames::{FRAMES_MAX, Found};
+use crate::runs::Content;
 use crate::tables::{Leaf, TableError};
 use core::mem::replace;
 use core::ops::ControlFlow;
 use umpa_abi::addr::{Frame, Page, PageSize};
-
-/// What a program finds in new memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Content {
-    /// Zeros.
-    Zero,
-    /// What the frames hold.
-    Any,
-}
 
 /// Runs of frames that are zeroed together; they lie on the stack.
 const RUNS: usize = 32;
@@ -42,7 +34,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
     }
 
     /// Makes the range memory with this content: pages that have frames keep them, the others get
-    /// some. On an error nothing was changed.
+    /// some, known to be zero if possible. On an error nothing was changed.
     pub(super) fn back(&mut self, page: u64, pages: u64, mode: Mode, content: Content) -> Result<(), Errno> {
         self.settle_stale(page, pages);
         self.cut_leaves(page, pages)?;
@@ -59,20 +51,20 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             self.make_free(missing).map_err(|_| Errno::ENOMEM)?;
             self.make_tables(Page::new(page), pages).map_err(|_| Errno::ENOMEM)?;
         }
-        let (mut at, end) = (page, page + pages);
+        let later = content == Content::Zero && self.due == Due::AtEnd && self.unzeroed.add(page, pages);
         if missing == pages {
-            self.fill(page, pages, mode)?;
-            at = end;
+            return self.fill(page, pages, mode, content, later);
         }
+        let (mut at, end) = (page, page + pages);
         while at < end {
             let next = self.leaf_from(at, end);
             let hole_end = next.map_or(end, |(first, _, _)| first);
             if hole_end > at {
-                self.fill(at, hole_end - at, mode)?;
+                // Zeroed below, together with what was there.
+                self.fill(at, hole_end - at, mode, Content::Any, false)?;
             }
             at = next.map_or(end, |(first, _, pages)| first + pages);
         }
-        let later = content == Content::Zero && self.due == Due::AtEnd && self.unzeroed.add(page, pages);
         if later {
             self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags).unzeroed());
             return Ok(());
@@ -80,10 +72,7 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         if content == Content::Zero {
             self.zero(page, pages);
         }
-        // Leaves that were just written have these flags.
-        if missing < pages {
-            self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags).zeroed());
-        }
+        self.show(page, pages, mode.prot, |entry, flags| entry.unwatched().with_flags(flags).zeroed());
         Ok(())
     }
 
@@ -228,18 +217,34 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         found.break_value()
     }
 
-    /// Maps a hole to free frames; on an error it is a hole again.
-    fn fill(&mut self, page: u64, pages: u64, mode: Mode) -> Result<(), Errno> {
+    /// Maps a hole to free frames with this content, or with leaves marked as those to be zeroed `later`;
+    /// on an error it is a hole again.
+    fn fill(
+        &mut self,
+        page: u64,
+        pages: u64,
+        mode: Mode,
+        content: Content,
+        later: bool,
+    ) -> Result<(), Errno> {
         let flags = self.flags(mode.prot);
         let largest = if mode.large == Large::Unwanted { PageSize::Size4K } else { PageSize::Size1G };
         let mut done = 0;
         while done < pages {
             let at = Page::new(page + done);
-            let mapped = match self.gather(at, pages - done) {
-                Some(run) => {
+            let mapped = match self.gather(content, at, pages - done) {
+                Some(found) => {
+                    let dirty = content == Content::Zero && matches!(found, Found::Dirty(_));
+                    let run = found.forget();
                     let frames = run.frames();
+                    if dirty && !later {
+                        self.machine.zero(run.first(), frames);
+                    }
                     let mapped = self
                         .map_by(run, |umpa, run| umpa.tables.map(&mut umpa.machine, at, run, flags, largest));
+                    if dirty && later && mapped.is_ok() {
+                        self.tables.rewrite(&mut self.machine, at, frames, &mut |_, _, leaf| leaf.unzeroed());
+                    }
                     mapped.map(|()| frames).map_err(|(error, run)| {
                         let put = self.frames.put(run);
                         debug_assert!(put.is_ok(), "{put:?} after {error:?}");

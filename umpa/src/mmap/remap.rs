@@ -1,9 +1,9 @@
 //! mremap: resizing and moving mappings by their entries.
 
-use super::backing::Content;
 use super::map::END;
 use super::{Contents, Errno, Machine, Mapping, RemapFlags, Umpa, page_of, pages_of};
 use crate::flush::Due;
+use crate::runs::Content;
 use umpa_abi::addr::{Gva, PAGE_BYTES, Page};
 
 /// A call whose arguments make sense.
