@@ -27,12 +27,16 @@
 mod config;
 mod cover;
 mod error;
+pub mod promote;
 mod resize;
+pub mod sized;
 mod window;
-mod zeroed;
+pub mod zeroed;
 
 pub use config::{Config, Placement, Stats};
 pub use error::{AllocError, BlockError};
+pub use promote::{Promoted, Skipped};
+pub use sized::Otherwise;
 
 use crate::flush::{Due, Owed};
 use crate::frames::{Found, FrameStore, Moved, OwnedRun, Run};

@@ -116,6 +116,12 @@ impl<'a> PageTables<'a> {
         self.stores
     }
 
+    /// The largest leaf that the processor has.
+    #[must_use]
+    pub fn largest(&self) -> PageSize {
+        self.largest
+    }
+
     /// The frames that tables are made of.
     #[must_use]
     pub fn arena(&self) -> &TableArena<'a> {

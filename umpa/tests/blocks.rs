@@ -27,8 +27,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (block.clone(), pages(), pages())
             .prop_map(|(block, pages, room)| Step::Widen { block, pages, room }),
         2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Move { block, pages }),
-        3 => (block.clone(), 0..2000u64, pages())
-            .prop_map(|(block, at, pages)| Step::Commit { block, at, pages }),
+        3 => (block.clone(), 0..2000u64, pages(), any::<bool>())
+            .prop_map(|(block, at, pages, zeroed)| Step::Commit { block, at, pages, zeroed }),
+        3 => pages().prop_map(|pages| Step::MallocZeroed { pages }),
+        2 => pages().prop_map(|frames| Step::Prezero { frames }),
         3 => (block, 0..2000u64, pages())
             .prop_map(|(block, at, pages)| Step::Release { block, at, pages }),
         2 => (0..1000usize, 0..1000usize, 0..2000u64)
@@ -137,7 +139,7 @@ fn released_pages_are_committed_again() {
         Step::Preload { frames: 32 },
         Step::Malloc { pages: 4 },
         Step::Release { block: 0, at: 1, pages: 2 },
-        Step::Commit { block: 0, at: 0, pages: 4 },
+        Step::Commit { block: 0, at: 0, pages: 4, zeroed: false },
     ];
     run(&plain(32, Placement::Remap), &steps).unwrap();
 }
@@ -148,7 +150,7 @@ fn a_retained_window_grows_where_it_shrank() {
     let steps = [
         Step::Preload { frames: 34 },
         Step::Reserve { pages: 8 },
-        Step::Commit { block: 0, at: 0, pages: 8 },
+        Step::Commit { block: 0, at: 0, pages: 8, zeroed: false },
         // 6 frames are left, so that the next block of 7 comes from what is retained.
         Step::Malloc { pages: 20 },
         Step::Realloc { block: 0, pages: 7 },
@@ -178,7 +180,7 @@ fn windows_freed_with_few_pages_give_their_tables_back() {
     world.step(&Step::Preload { frames: 64 }).unwrap();
     for _ in 0..60 {
         world.step(&Step::Reserve { pages: 512 }).unwrap();
-        world.step(&Step::Commit { block: 0, at: 0, pages: 1 }).unwrap();
+        world.step(&Step::Commit { block: 0, at: 0, pages: 1, zeroed: false }).unwrap();
         world.step(&Step::Free { block: 0 }).unwrap();
     }
     world.finish().unwrap();
@@ -302,8 +304,8 @@ fn a_refused_commit_adds_nothing() {
         let steps = [
             Step::Preload { frames: 1024 },
             Step::Reserve { pages: 4 * 512 },
-            Step::Commit { block: 0, at: 600, pages: 1 },
-            Step::Commit { block: 0, at: 511, pages: 520 },
+            Step::Commit { block: 0, at: 600, pages: 1, zeroed: false },
+            Step::Commit { block: 0, at: 511, pages: 520, zeroed: false },
         ];
         let (mut tags, mut links) = setup.bookkeeping();
         let mut world = World::new(&setup, &mut tags, &mut links);

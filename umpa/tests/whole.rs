@@ -24,6 +24,7 @@ use umpa::blocks::{Config, Placement};
 use umpa::release::Discardable;
 use umpa::tables::Reach;
 use umpa::watch::{Grain, Kind};
+use umpa_abi::addr::PageSize;
 use umpa_abi::upcall::Severity;
 
 /// Pages of the region that the mmap family plays in.
@@ -62,6 +63,12 @@ fn step() -> impl Strategy<Value = Any> {
     prop_oneof![
         28 => watched().prop_map(Any::Watched),
         5 => pages().prop_map(|pages| Any::Malloc { pages }),
+        2 => pages().prop_map(|pages| Any::MallocZeroed { pages }),
+        1 => pages().prop_map(|frames| Any::Prezero { frames }),
+        1 => (prop_oneof![pages(), 512..1000u64], prop::sample::select(vec![PageSize::Size4K, PageSize::Size2M]))
+            .prop_map(|(pages, size)| Any::MallocSized { pages, size }),
+        2 => at().prop_map(|block| Any::Promote { block }),
+        1 => (at(), 0..1000u64, pages()).prop_map(|(block, at, pages)| Any::Demote { block, at, pages }),
         1 => pages().prop_map(|pages| Any::Reserve { pages }),
         2 => (at(), 0..1000u64, pages()).prop_map(|(block, at, pages)| Any::Commit { block, at, pages }),
         1 => any::<u64>().prop_map(|seed| Any::Foreign { seed }),
@@ -86,7 +93,7 @@ fn step() -> impl Strategy<Value = Any> {
 fn setup() -> impl Strategy<Value = Setup> {
     let quarantine = prop_oneof![Just(0u64), 1..64u64, Just(1 << 16)];
     let cover = prop_oneof![3 => Just(u64::MAX), 1 => 1..20u64];
-    let frames = prop_oneof![8 => 100..500u64, 1 => 1500..2500u64];
+    let frames = prop_oneof![5 => 100..500u64, 1 => 1500..2500u64];
     (frames, quarantine, any::<bool>(), any::<bool>(), prop::bool::weighted(0.8), cover).prop_map(
         |(frames, quarantine_max_frames, ladder, tables, refill, cover_min_pages)| Setup {
             frames,

@@ -66,6 +66,10 @@ pub struct Stats {
     pub swapped: u64,
     /// Leaves armed by [`watch`](crate::watch).
     pub watched: u64,
+    /// Aligned 2 MiB that large leaves map since a promotion.
+    pub promoted: u64,
+    /// Aligned 2 MiB that small leaves map since a demotion.
+    pub demoted: u64,
     /// Frames of memory that must read as zero: those that did already,
     pub known_zero_frames: u64,
     /// and those that the caller waited for.

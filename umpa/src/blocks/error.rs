@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::space::SpaceError;
 use crate::tables::TableError;
-use umpa_abi::addr::Gva;
+use umpa_abi::addr::{Gva, PageSize};
 
 /// Why there is no block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,16 @@ pub enum AllocError {
         wanted: u64,
         /// Frames free.
         free: u64,
+    },
+    /// The processor has no pages of this size.
+    NoSuchPage {
+        /// The size asked for.
+        size: PageSize,
+    },
+    /// Enough frames are free, but not in aligned runs of this size.
+    NoRun {
+        /// The size asked for.
+        size: PageSize,
     },
     /// Addresses or their records ran out.
     Space(SpaceError),
@@ -77,6 +87,10 @@ impl fmt::Display for AllocError {
                 write!(f, "no range of addresses has {pages} pages")
             }
             Self::Space(error) => write!(f, "no addresses: {error:?}"),
+            Self::NoSuchPage { size } => write!(f, "the processor has no pages of {size:?}"),
+            Self::NoRun { size } => {
+                write!(f, "no free run of frames for a page of {size:?}: smaller pages do")
+            }
             Self::Tables(error) => write!(f, "no page tables: {error:?}"),
         }
     }

@@ -68,17 +68,28 @@ impl<M: Machine> Umpa<'_, M> {
         if let Ok(done) = edit(self) {
             return Ok(done);
         }
+        self.end_retained();
+        let (first, pages) = (layout::PROGRAM_GVA.containing(), PRUNED_PAGES);
+        self.tables.prune(&mut self.machine, first, pages).defer(&mut self.owed);
+        self.settle();
+        self.space.forget_vacant(&mut self.machine, self.tables.arena_mut());
+        edit(self)
+    }
+
+    /// Ends all retained windows. The flush comes next.
+    fn end_retained(&mut self) {
         while let Some((slot, pages)) =
             self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
         {
             self.stats.reclaimed += 1;
             self.end_window(slot, pages);
         }
-        let (first, pages) = (layout::PROGRAM_GVA.containing(), PRUNED_PAGES);
-        self.tables.prune(&mut self.machine, first, pages).defer(&mut self.owed);
+    }
+
+    /// Frees what nobody uses.
+    pub(super) fn reclaim_all(&mut self) {
+        self.end_retained();
         self.settle();
-        self.space.forget_vacant(&mut self.machine, self.tables.arena_mut());
-        edit(self)
     }
 
     /// Maps `pages` pages from `page` on, all unmapped, to free frames: as few leaves as the free

@@ -2,17 +2,15 @@
 
 use super::{Advice, Contents, Errno, LARGE_PAGES, Large, Machine, Mapping, Mode, Umpa, map};
 use super::{page_of, pages_of, range_of};
-use crate::frames::OwnedRun;
-use umpa_abi::addr::{Frame, Gva, Page, PageSize};
-use umpa_abi::exchange::Policy;
+use umpa_abi::addr::{Gva, Page};
 
 impl<M: Machine + Contents> Umpa<'_, M> {
     /// Takes advice for the range; `bytes` is rounded up to pages. Parts that aren't mapped are
     /// passed over, and reported at the end.
     ///
-    /// `DontNeed` zeroes the frames where they are: a mapping stays real memory. `Collapse` copies
-    /// each aligned 2 MiB that the range and one mapping cover into a large frame, unless one large
-    /// leaf maps it already.
+    /// `DontNeed` zeroes the frames where they are: a mapping stays real memory. `Collapse` lets one large
+    /// leaf map each aligned 2 MiB that the range and one mapping cover, as
+    /// [`userpage_promote`](Self::userpage_promote) does: what lies scattered is copied.
     ///
     /// # Errors
     /// - `EINVAL`: the address is misaligned, or the range overflows; `Collapse` of a mapping with
@@ -78,52 +76,10 @@ impl<M: Machine + Contents> Umpa<'_, M> {
         if found.mode.large == Large::Unwanted || first >= last {
             return Err(Errno::EINVAL);
         }
-        for at in (first..last).step_by(LARGE_PAGES as usize) {
-            if self.is_watched(Page::new(at), LARGE_PAGES) {
-                return Err(Errno::EINVAL);
-            }
-            let leaf = self.tables.translate(&self.machine, Page::new(at));
-            if leaf.is_none_or(|leaf| leaf.size == PageSize::Size4K) {
-                let run = self.large_frame().ok_or(Errno::ENOMEM)?;
-                self.replace(at, run, found.mode);
-            }
+        if self.is_watched(Page::new(first), last - first) {
+            return Err(Errno::EINVAL);
         }
-        Ok(())
-    }
-
-    /// A free frame of 2 MiB.
-    fn large_frame(&mut self) -> Option<OwnedRun> {
-        let get = |umpa: &mut Self| umpa.frames.get_aligned(LARGE_PAGES, PageSize::Size2M);
-        get(self)
-            .or_else(|| {
-                self.settle();
-                get(self)
-            })
-            .or_else(|| {
-                if self.config.refill {
-                    self.frames.refill(&mut self.machine, [0, 1, 0], Policy::AllOrNothing);
-                }
-                get(self)
-            })
-    }
-
-    /// Moves the content of 2 MiB of small pages to a large frame, which one leaf maps then.
-    fn replace(&mut self, page: u64, run: OwnedRun, mode: Mode) {
-        let end = page + LARGE_PAGES;
-        let (mut at, to) = (page, run.first());
-        while let Some((first, frame, pages)) = self.leaf_from(at, end) {
-            self.machine.copy(frame, Frame::new(to.get() + first - page), pages);
-            at = first + pages;
-        }
-        let flags = self.flags(mode.prot);
-        let place = Page::new(page);
-        self.unmap_to_quarantine(place, LARGE_PAGES);
-        self.tables.prune(&mut self.machine, place, LARGE_PAGES).defer(&mut self.owed);
-        // The small leaves and their table may be cached.
-        self.settle();
-        // The leaf needs no table: the one above is there, as others are in it or it wasn't empty.
-        let mapped = self
-            .map_by(run, |umpa, run| umpa.tables.map(&mut umpa.machine, place, run, flags, PageSize::Size2M));
-        debug_assert!(mapped.is_ok(), "{mapped:?}");
+        let skipped = self.promote_units(first, last).skipped;
+        if skipped.no_run > 0 { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 }

@@ -5,11 +5,12 @@
 //! access that reaches another frame is seen, whoever's frame it is.
 
 mod checks;
+mod large;
 mod release;
 
 use crate::simulated::{Access, FRAMES, Fault, Ledger, Machine, TABLES, TABLES_USED};
 use std::collections::BTreeMap;
-use umpa::blocks::{AllocError, BlockError, Config, Umpa};
+use umpa::blocks::{AllocError, BlockError, Config, Otherwise, Umpa};
 use umpa::frames::FrameStore;
 use umpa::release::Discardable;
 use umpa::tables::{PageTables, TableArena};
@@ -22,6 +23,16 @@ use umpa_abi::upcall::Severity;
 pub(crate) enum Step {
     Malloc {
         pages: u64,
+    },
+    /// A block that reads as zero.
+    MallocZeroed {
+        pages: u64,
+    },
+    /// A block by pages of one size.
+    MallocSized {
+        pages: u64,
+        size: PageSize,
+        otherwise: Otherwise,
     },
     Reserve {
         pages: u64,
@@ -57,6 +68,7 @@ pub(crate) enum Step {
         block: usize,
         at: u64,
         pages: u64,
+        zeroed: bool,
     },
     Release {
         block: usize,
@@ -72,6 +84,21 @@ pub(crate) enum Step {
     /// A pointer to no block: freed before, within a block, or anywhere.
     FreeForeign {
         seed: u64,
+    },
+    /// Large leaves for a range, or for the whole block.
+    Promote {
+        block: usize,
+        at: u64,
+        pages: u64,
+    },
+    Demote {
+        block: usize,
+        at: u64,
+        pages: u64,
+    },
+    /// Zeroes free frames ahead of time.
+    Prezero {
+        frames: u64,
     },
     Preload {
         frames: u64,
@@ -185,6 +212,10 @@ pub(crate) struct World<'a> {
     /// Covers made so far.
     covers: u64,
     steps: usize,
+    /// Units promoted, frames copied for them, units demoted.
+    pub(crate) promoted: u64,
+    pub(crate) copied: u64,
+    pub(crate) demoted: u64,
     /// Refused for want of frames.
     pub(crate) out_of_frames: u64,
     /// Refused for want of tables.
@@ -210,6 +241,9 @@ impl<'a> World<'a> {
             next_stamp: 0,
             covers: 0,
             steps: 0,
+            promoted: 0,
+            copied: 0,
+            demoted: 0,
             out_of_frames: 0,
             out_of_tables: 0,
         }
@@ -260,6 +294,8 @@ impl<'a> World<'a> {
         match &mut step {
             Step::Malloc { pages }
             | Step::Window { pages }
+            | Step::MallocZeroed { pages }
+            | Step::MallocSized { pages, .. }
             | Step::Realloc { pages, .. }
             | Step::Resize { pages, .. }
             | Step::Widen { pages, .. }
@@ -284,12 +320,27 @@ impl<'a> World<'a> {
             Step::Malloc { pages } => {
                 let available = self.available();
                 let made = self.umpa.userpage_malloc(pages * PAGE_BYTES);
-                self.new_block(made, pages, pages, available)
+                self.new_block(made, pages, pages, available, false)
             }
+            Step::MallocZeroed { pages } => {
+                let available = self.available();
+                let made = self.umpa.userpage_malloc_zeroed(pages * PAGE_BYTES);
+                self.new_block(made, pages, pages, available, true)
+            }
+            Step::MallocSized { pages, size, otherwise } => self.malloc_sized(pages, size, otherwise),
+            Step::Promote { block, at, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.promote(number, at, pages)
+            }
+            Step::Demote { block, at, pages } => {
+                let Some(number) = number(block, self) else { return Ok(None) };
+                self.demote(number, at, pages)
+            }
+            Step::Prezero { frames } => self.prezero(frames),
             Step::Reserve { pages } => {
                 let available = self.available();
                 let made = self.umpa.userpage_reserve(pages * PAGE_BYTES);
-                self.new_block(made, 0, pages, available)
+                self.new_block(made, 0, pages, available, false)
             }
             Step::Window { pages } => {
                 let available = self.available();
@@ -299,7 +350,7 @@ impl<'a> World<'a> {
                         in_window(*gva) && gva.containing().get().is_multiple_of(pages.next_power_of_two())
                     })?;
                 }
-                self.new_block(made, pages, pages, available)
+                self.new_block(made, pages, pages, available, false)
             }
             Step::Free { block } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
@@ -328,9 +379,9 @@ impl<'a> World<'a> {
                 let Some(number) = number(block, self) else { return Ok(None) };
                 self.realloc(number, pages, Place::Same)
             }
-            Step::Commit { block, at, pages } => {
+            Step::Commit { block, at, pages, zeroed } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
-                self.commit(number, at, pages)
+                self.commit(number, at, pages, zeroed)
             }
             Step::Release { block, at, pages } => {
                 let Some(number) = number(block, self) else { return Ok(None) };
@@ -382,6 +433,7 @@ impl<'a> World<'a> {
         backed: u64,
         pages: u64,
         available: u64,
+        zeroed: bool,
     ) -> Result<Option<Gva>, Defect> {
         let gva = match made {
             Ok(gva) => gva,
@@ -396,6 +448,9 @@ impl<'a> World<'a> {
         let cover = core::mem::replace(&mut self.covers, covers) < covers;
         let mut block = Block { gva, stamps: vec![None; usable as usize], reserved_pages: pages, cover };
         for at in 0..usable {
+            if zeroed {
+                self.read_zero(Gva::new(gva.get() + at * PAGE_BYTES))?;
+            }
             self.stamp(&mut block, at)?;
         }
         self.blocks.push(block);
@@ -465,7 +520,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn commit(&mut self, number: usize, at: u64, pages: u64) -> Result<Option<Gva>, Defect> {
+    fn commit(&mut self, number: usize, at: u64, pages: u64, zeroed: bool) -> Result<Option<Gva>, Defect> {
         let (gva, at, pages) = self.range(number, at, pages);
         let direct = !in_window(gva);
         let block = &self.blocks[number];
@@ -473,13 +528,21 @@ impl<'a> World<'a> {
         let holes: Vec<u64> = (at..at + pages).filter(|&page| !backed(page)).collect();
         let available = self.available();
         let from = Gva::new(gva.get() + at * PAGE_BYTES);
-        match self.umpa.userpage_commit(from, pages * PAGE_BYTES) {
+        let done = if zeroed {
+            self.umpa.userpage_commit_zeroed(from, pages * PAGE_BYTES)
+        } else {
+            self.umpa.userpage_commit(from, pages * PAGE_BYTES)
+        };
+        match done {
             Ok(added) => {
                 expect("committed", &added, |&added| added == holes.len() as u64)?;
                 let mut block = self.blocks.swap_remove(number);
                 let len = block.stamps.len().max((at + pages) as usize);
                 block.stamps.resize(len, None);
                 for page in holes {
+                    if zeroed {
+                        self.read_zero(Gva::new(gva.get() + page * PAGE_BYTES))?;
+                    }
                     self.stamp(&mut block, page)?;
                 }
                 self.blocks.push(block);

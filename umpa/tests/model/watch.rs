@@ -6,6 +6,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
+mod leaves;
 mod paged;
 mod whole;
 
@@ -624,6 +625,7 @@ impl<'a> World<'a> {
 
     /// Everything that must hold after a step.
     fn verify(&mut self) -> Result<(), Defect> {
+        self.verify_zeroed()?;
         let in_blocks = self.held.values().filter(|held| !held.mapping).count();
         let paged = self.verify_paged()?;
         self.umpa.check(in_blocks as u64 + paged.len() as u64);

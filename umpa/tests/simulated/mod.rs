@@ -85,6 +85,8 @@ pub(crate) struct Counts {
     pub(crate) walk_steps: u64,
     /// Frames zeroed by the guest.
     pub(crate) zeroed_frames: u64,
+    /// Frames copied by the guest.
+    pub(crate) copied_frames: u64,
     /// Stores into tables that changed an entry.
     pub(crate) changed_entries: u64,
 }
@@ -258,9 +260,11 @@ impl Contents for Machine {
     }
 
     fn copy(&mut self, from: Frame, to: Frame, frames: u64) {
+        self.counts.copied_frames += frames;
         for at in 0..frames {
-            let stamp = self.ledger.stamp(from.offset(at));
-            self.ledger.set_stamp(to.offset(at), stamp);
+            let both = [from.offset(at), to.offset(at)];
+            assert!(both.iter().all(|&frame| self.ledger.is_granted(frame)), "a copy of {both:?}");
+            self.ledger.set_stamp(both[1], self.ledger.stamp(both[0]));
         }
     }
 }

@@ -38,6 +38,7 @@ impl World<'_> {
             }
         }
         self.verify_dead(&owners)?;
+        self.verify_zeroed()?;
         self.umpa.check(block_frames);
         let arena = self.umpa.tables().arena();
         let counted = arena.used_tables() + arena.free_tables() + arena.stale_tables();

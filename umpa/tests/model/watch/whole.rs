@@ -8,7 +8,7 @@ use umpa::batch::{Queue, Submission};
 use umpa::blocks::{AllocError, BlockError};
 use umpa::mmap::{Advice, Errno, Mode, RemapFlags};
 use umpa::release::Discardable;
-use umpa_abi::addr::{Gva, PAGE_BYTES};
+use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
 use umpa_abi::upcall::Severity;
 
@@ -18,6 +18,26 @@ pub(crate) enum Any {
     /// Watches and accesses, blocks in windows.
     Watched(Step),
     Malloc {
+        pages: u64,
+    },
+    MallocZeroed {
+        pages: u64,
+    },
+    /// A block by pages of one size, or of smaller ones.
+    MallocSized {
+        pages: u64,
+        size: PageSize,
+    },
+    Prezero {
+        frames: u64,
+    },
+    /// Large leaves for a block.
+    Promote {
+        block: usize,
+    },
+    Demote {
+        block: usize,
+        at: u64,
         pages: u64,
     },
     Reserve {
@@ -129,6 +149,11 @@ impl World<'_> {
                 }
                 self.block(made, usable, pages, cover)
             }
+            Any::MallocZeroed { pages } => self.malloc_zeroed(pages),
+            Any::MallocSized { pages, size } => self.malloc_sized(pages, size),
+            Any::Prezero { frames } => self.prezero(frames),
+            Any::Promote { block } => self.promote(block),
+            Any::Demote { block, at, pages } => self.demote(block, at, pages),
             Any::Reserve { pages } => match self.umpa.userpage_reserve(pages * PAGE_BYTES) {
                 Ok(made) => self.block(made, 0, pages, false),
                 Err(error) => self.refused(error, 0, 0),
@@ -222,7 +247,7 @@ impl World<'_> {
     }
 
     /// A block that is new.
-    fn block(&mut self, made: Gva, usable: u64, reserved: u64, cover: bool) -> Result<(), Defect> {
+    pub(super) fn block(&mut self, made: Gva, usable: u64, reserved: u64, cover: bool) -> Result<(), Defect> {
         let first = made.containing().get();
         if let Some(other) = self.blocks.iter().find(|block| block.first == first) {
             return Err(format!("address given twice: {other:?}"));
