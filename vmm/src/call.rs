@@ -1,10 +1,13 @@
 //! The hypercall server (see [`umpa_abi::call`] for the contract).
 //!
 //! A call is copied in once, decoded, acted on, and its reply copied out. Whatever the guest writes,
-//! the answer is a status: only the host's own failures are errors. What a guest may make the host
-//! keep is bounded: [`CONSOLE_MAX_BYTES`] of text, [`RECORDS_MAX`] results.
+//! the answer is a status: only the host's own failures are errors. What a guest may write and report has a
+//! limit ([`OUTPUT_DEFAULT_BYTES`]), which bounds what the host keeps as well; beyond it the guest ends.
+//!
+//! Text isn't written here: it goes to whoever runs the guest, since this thread can write nowhere
+//! ([`jail`](crate::jail)).
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use umpa_abi::addr::Gpa;
@@ -20,10 +23,9 @@ use crate::memory::{GuestRam, MemoryError};
 use crate::stats::Calls;
 use crate::upcall::Requests;
 
-/// Text that a guest may write.
-pub const CONSOLE_MAX_BYTES: u64 = 16 << 20;
-/// Results that a guest may report.
-pub const RECORDS_MAX: usize = 1 << 16;
+/// What a guest may write to its console and report, in bytes of text and of encoded results, if nothing
+/// else is said.
+pub const OUTPUT_DEFAULT_BYTES: u64 = 16 << 20;
 
 const HEADER: usize = CallHeader::SIZE_BYTES;
 
@@ -48,10 +50,14 @@ pub enum CallError {
 }
 
 /// What became of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
     /// The guest goes on.
     Resume,
+    /// This text goes to its console, then the guest goes on.
+    Text(String),
+    /// It has written and reported more than it may.
+    OutputLimit,
     /// The guest waits for an answer.
     Paused {
         /// Its tag.
@@ -64,8 +70,8 @@ pub enum Served {
 /// One guest's hypercalls.
 pub struct Server {
     area: Gpa,
-    console: Box<dyn Write + Send>,
-    console_bytes: u64,
+    output_limit_bytes: u64,
+    output_bytes: u64,
     records: Vec<Record>,
     requests: Arc<Requests>,
     has_greeted: bool,
@@ -95,11 +101,11 @@ impl Reply {
 impl Server {
     /// A server for the call area at `area`, which tells `requests` what came of them.
     #[must_use]
-    pub(crate) fn new(area: Gpa, console: Box<dyn Write + Send>, requests: Arc<Requests>) -> Self {
+    pub(crate) fn new(area: Gpa, output_limit_bytes: u64, requests: Arc<Requests>) -> Self {
         Self {
             area,
-            console,
-            console_bytes: 0,
+            output_limit_bytes,
+            output_bytes: 0,
             records: Vec::new(),
             requests,
             has_greeted: false,
@@ -190,8 +196,8 @@ impl Server {
         }
         match op {
             Op::Hello => Ok(Reply::status(Status::Ok)),
-            Op::Console => self.print(payload),
-            Op::Report => Ok(Reply::status(self.report(payload))),
+            Op::Console => Ok(self.print(payload)),
+            Op::Report => Ok(self.report(payload)),
             Op::Exchange => exchange(payload, ram, ledger, &self.requests),
             Op::Answer => Ok(self.answer_request(payload)),
             Op::Pause => Ok(Reply { served: Served::Paused { tag: first }, ..Reply::status(Status::Ok) }),
@@ -214,32 +220,32 @@ impl Server {
         }
     }
 
-    fn print(&mut self, text: &[u8]) -> Result<Reply, CallError> {
-        self.console_bytes += text.len() as u64;
-        if self.console_bytes > CONSOLE_MAX_BYTES {
-            self.console_bytes = CONSOLE_MAX_BYTES;
-            return Ok(Reply::status(Status::LimitReached));
-        }
-        self.console.write_all(printable(text).as_bytes()).map_err(CallError::Console)?;
-        self.console.flush().map_err(CallError::Console)?;
-        Ok(Reply::status(Status::Ok))
+    fn print(&mut self, text: &[u8]) -> Reply {
+        let text = printable(text);
+        let served = if self.has_room(text.len()) { Served::Text(text) } else { Served::OutputLimit };
+        Reply { served, ..Reply::status(Status::Ok) }
     }
 
-    fn report(&mut self, mut payload: &[u8]) -> Status {
+    fn report(&mut self, mut payload: &[u8]) -> Reply {
+        if !self.has_room(payload.len()) {
+            return Reply { served: Served::OutputLimit, ..Reply::status(Status::Ok) };
+        }
         let before = self.records.len();
         while !payload.is_empty() {
             let Ok((record, used)) = Record::decode(payload) else {
                 self.records.truncate(before);
-                return Status::BadPayload;
+                return Reply::status(Status::BadPayload);
             };
-            if self.records.len() == RECORDS_MAX {
-                self.records.truncate(before);
-                return Status::LimitReached;
-            }
             self.records.push(record);
             payload = payload.get(used..).unwrap_or(&[]);
         }
-        Status::Ok
+        Reply::status(Status::Ok)
+    }
+
+    /// Counts output.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        self.output_bytes = self.output_bytes.saturating_add(bytes as u64);
+        self.output_bytes <= self.output_limit_bytes
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::host::{self, Host, HostInfo};
+use crate::jail;
 
 const MIB: u64 = 1 << 20;
 /// A guest whose frames are granted one by one needs a mapping for each run of them.
@@ -93,6 +94,8 @@ pub struct Report {
     pub available_bytes: u64,
     /// Limits.
     pub limits: Limits,
+    /// What the jail can do.
+    pub jail: jail::Offers,
     /// What to mend.
     pub problems: Vec<Problem>,
 }
@@ -116,6 +119,7 @@ pub fn examine() -> Report {
         memory_bytes: meminfo_bytes("MemTotal"),
         available_bytes: meminfo_bytes("MemAvailable"),
         limits: limits(),
+        jail: jail::offers(),
         problems: Vec::new(),
     };
     match Host::open() {
@@ -129,7 +133,27 @@ pub fn examine() -> Report {
     }
     check_huge_pages(&mut report);
     check_limits(&mut report);
+    check_jail(&mut report);
     report
+}
+
+fn check_jail(report: &mut Report) {
+    if !report.jail.seccomp {
+        problem(
+            report,
+            Severity::Fatal,
+            "this kernel has no system call filters, so guests can't be jailed",
+            "a kernel with CONFIG_SECCOMP_FILTER; `vmm run --no-jail` runs without, for debugging",
+        );
+    }
+    if report.jail.landlock_abi == 0 {
+        problem(
+            report,
+            Severity::Limits,
+            "this kernel has no Landlock: files are kept from guests' threads by system call filters alone",
+            "Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and landlock in the kernel's argument lsm=",
+        );
+    }
 }
 
 fn with_kvm(report: &mut Report, host: &Host) {

@@ -5,6 +5,7 @@
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`host`] | what `/dev/kvm` and the processor offer |
+//! | [`jail`] | what a guest's threads may ask of the kernel |
 //! | [`ledger`] | which frames are granted |
 //! | [`memory`], [`grant`] | guest RAM, and putting memory behind frames |
 //! | [`image`], [`system`], [`traps`], [`tables`] | what is in it when the guest starts |
@@ -28,6 +29,7 @@ pub mod exits;
 pub mod grant;
 pub mod host;
 pub mod image;
+pub mod jail;
 pub mod ledger;
 pub mod memory;
 pub mod signals;

@@ -18,15 +18,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
+use crate::jail::{Jail, JailError, Role, Thread};
+
 /// Between two kicks that aren't acknowledged.
 const KICK_AGAIN: Duration = Duration::from_millis(1);
+/// Between two looks at the processor time at least.
+const CPU_TIME_AGAIN: Duration = Duration::from_millis(1);
 
 /// Why a guest couldn't be made stoppable.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +43,12 @@ pub enum SignalError {
         #[source]
         source: vmm_sys_util::errno::Error,
     },
-    /// No descriptor or thread to be had.
-    #[error("can't watch the guest; see ulimit -n and ulimit -u")]
+    /// No descriptor to be had.
+    #[error("can't watch the guest; see ulimit -n")]
     Watch(#[source] io::Error),
+    /// No thread, or none that is jailed.
+    #[error("can't watch the guest")]
+    Thread(#[from] JailError),
 }
 
 /// Why a guest is to stop.
@@ -52,6 +58,17 @@ pub enum Reason {
     Interrupted,
     /// Its time is up.
     TimedOut,
+    /// Its processor time is used up.
+    CpuTimeUsed,
+}
+
+/// When a guest is to stop by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline {
+    /// Whatever it does.
+    pub at: Option<Instant>,
+    /// When its threads have had so much processor time.
+    pub cpu_time: Option<Duration>,
 }
 
 /// Written by SIGINT's handler.
@@ -99,42 +116,52 @@ struct Shared {
     is_acknowledged: AtomicBool,
 }
 
+/// A guest's reasons to stop: what its [`Watch`] writes and its vCPU reads.
+#[derive(Clone, Debug, Default)]
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    /// The calling thread runs the vCPU until the guard is dropped.
+    #[must_use]
+    pub fn enter(&self) -> Running<'_> {
+        self.0.runner.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
+        Running { shared: &self.0 }
+    }
+}
+
 /// Stops one guest when SIGINT comes or its time is up.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    end: Option<(EventFd, JoinHandle<()>)>,
+    /// The thread has the descriptor too, but doesn't close it: it may not.
+    end: Option<(Arc<EventFd>, Thread<()>)>,
 }
 
 impl Watch {
-    /// Watches from now on. Without a timeout, and if SIGINT isn't caught, there is nothing to watch.
+    /// Watches from now on; `threads` are the guest's, whose processor time counts. Without a deadline, and
+    /// if SIGINT isn't caught, there is nothing to watch.
     ///
     /// # Errors
     /// [`SignalError`].
-    pub fn start(timeout: Option<Duration>) -> Result<Self, SignalError> {
-        let shared = Arc::new(Shared::default());
-        if timeout.is_none() && INTERRUPTED.get().is_none() {
+    pub fn start(
+        stopper: &Stopper,
+        deadline: Deadline,
+        threads: Vec<i32>,
+        jail: Jail,
+    ) -> Result<Self, SignalError> {
+        let shared = Arc::clone(&stopper.0);
+        if deadline == Deadline::default() && INTERRUPTED.get().is_none() {
             return Ok(Self { shared, end: None });
         }
         let kick = SIGRTMIN();
         register_signal_handler(kick, on_kick)
             .map_err(|source| SignalError::Handler { signal: kick, source })?;
-        let end = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(SignalError::Watch)?;
-        let their_end = end.try_clone().map_err(SignalError::Watch)?;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(SignalError::Watch)?);
+        let their_end = Arc::clone(&end);
         let watched = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("watch".to_owned())
-            .spawn(move || watch(&watched, &their_end, deadline, kick))
-            .map_err(SignalError::Watch)?;
-        Ok(Self { shared, end: Some((end, thread)) })
-    }
-
-    /// The calling thread runs the vCPU until the guard is dropped.
-    #[must_use]
-    pub fn enter(&self) -> Running<'_> {
-        self.shared.runner.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
-        Running { shared: &self.shared }
+        let thread =
+            jail.spawn(Role::Watch, move |_| watch(&watched, &their_end, deadline, &threads, kick))?;
+        Ok(Self { shared, end: Some((end, thread.wait()?)) })
     }
 }
 
@@ -161,7 +188,8 @@ impl Running<'_> {
         let reason = match self.shared.reason.load(Ordering::SeqCst) {
             0 => return None,
             1 => Reason::Interrupted,
-            _ => Reason::TimedOut,
+            2 => Reason::TimedOut,
+            _ => Reason::CpuTimeUsed,
         };
         self.shared.is_acknowledged.store(true, Ordering::SeqCst);
         Some(reason)
@@ -259,9 +287,14 @@ impl Drop for Kicks<'_> {
     }
 }
 
-fn watch(shared: &Shared, end: &EventFd, deadline: Option<Instant>, kick: i32) {
-    let Some(reason) = wait(end, deadline) else { return };
-    shared.reason.store(if reason == Reason::Interrupted { 1 } else { 2 }, Ordering::SeqCst);
+fn watch(shared: &Shared, end: &EventFd, deadline: Deadline, threads: &[i32], kick: i32) {
+    let Some(reason) = wait(end, deadline, threads) else { return };
+    let number = match reason {
+        Reason::Interrupted => 1,
+        Reason::TimedOut => 2,
+        Reason::CpuTimeUsed => 3,
+    };
+    shared.reason.store(number, Ordering::SeqCst);
     while !shared.is_acknowledged.load(Ordering::SeqCst) {
         let runner = shared.runner.load(Ordering::SeqCst);
         if runner != 0 {
@@ -274,14 +307,25 @@ fn watch(shared: &Shared, end: &EventFd, deadline: Option<Instant>, kick: i32) {
 }
 
 /// Waits for SIGINT or the deadline; `None` when the guest has ended by itself.
-fn wait(end: &EventFd, deadline: Option<Instant>) -> Option<Reason> {
+fn wait(end: &EventFd, deadline: Deadline, threads: &[i32]) -> Option<Reason> {
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left == Some(Duration::ZERO) {
-            return Some(Reason::TimedOut);
-        }
         // Longer waits than an hour are cut, and waited for again.
-        let left = left.unwrap_or(Duration::MAX).min(Duration::from_secs(3600));
+        let mut left = Duration::from_secs(3600);
+        if let Some(at) = deadline.at {
+            left = left.min(at.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Some(Reason::TimedOut);
+            }
+        }
+        if let Some(cpu_time) = deadline.cpu_time {
+            let used: Duration = threads.iter().copied().map(cpu_time_of).sum();
+            let rest = cpu_time.saturating_sub(used);
+            if rest.is_zero() {
+                return Some(Reason::CpuTimeUsed);
+            }
+            // So many threads use it up in this time at the earliest.
+            left = left.min((rest / threads.len().max(1) as u32).max(CPU_TIME_AGAIN));
+        }
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let end = borrow(end);
         let mut fds = vec![PollFd::from_borrowed_fd(end, PollFlags::IN)];
@@ -297,6 +341,17 @@ fn wait(end: &EventFd, deadline: Option<Instant>) -> Option<Reason> {
     }
 }
 
+/// Processor time of a thread of this process, the guest's included; none if it has ended.
+fn cpu_time_of(thread: i32) -> Duration {
+    /// `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED` in Linux's `posix-timers_types.h`.
+    const PER_THREAD_SCHED: i32 = 4 | 2;
+    let clock = !thread << 3 | PER_THREAD_SCHED;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is written through the pointer, which is valid for it.
+    let error = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    if error == 0 { Duration::new(time.tv_sec as u64, time.tv_nsec as u32) } else { Duration::ZERO }
+}
+
 fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the EventFd that is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
@@ -306,10 +361,27 @@ fn borrow(event: &EventFd) -> BorrowedFd<'_> {
 mod tests {
     use super::*;
 
+    fn watch(stopper: &Stopper, timeout: Duration) -> Watch {
+        let deadline = Deadline { at: Some(Instant::now() + timeout), cpu_time: None };
+        Watch::start(stopper, deadline, Vec::new(), Jail::On).unwrap()
+    }
+
+    #[test]
+    fn processor_time_counts_while_a_thread_works() {
+        let own = || cpu_time_of(rustix::thread::gettid().as_raw_nonzero().get());
+        let begin = own();
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(own() - begin < Duration::from_millis(20));
+        while own() - begin < Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+    }
+
     #[test]
     fn a_timeout_interrupts_a_blocking_call_until_it_is_acknowledged() {
-        let watch = Watch::start(Some(Duration::from_millis(20))).unwrap();
-        let running = watch.enter();
+        let stopper = Stopper::default();
+        let _watch = watch(&stopper, Duration::from_millis(20));
+        let running = stopper.enter();
         let begin = Instant::now();
         while running.stop_reason().is_none() {
             // As KVM_RUN does, nanosleep returns early for a signal.
@@ -324,7 +396,7 @@ mod tests {
     #[test]
     fn a_watch_ends_with_its_guest() {
         let begin = Instant::now();
-        drop(Watch::start(Some(Duration::from_secs(1000))).unwrap());
+        drop(watch(&Stopper::default(), Duration::from_secs(1000)));
         assert!(begin.elapsed() < Duration::from_secs(5));
     }
 }

@@ -22,12 +22,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use umpa_abi::addr::Gpa;
 use umpa_abi::upcall::{Request, Severity, write};
 
+use crate::jail::{Jail, Role, Starting, Thread};
 use crate::memory::GuestRam;
 use crate::signals::{Kick, SignalError};
 
@@ -165,7 +165,7 @@ struct State {
     interrupts: bool,
     /// A demand that ends the guest.
     overdue: Option<Outcome>,
-    watcher: Option<JoinHandle<()>>,
+    watcher: Option<Thread<()>>,
     has_ended: bool,
 }
 
@@ -179,6 +179,7 @@ struct Shared {
     ram: Weak<GuestRam>,
     page: Gpa,
     on_unanswered: OnUnanswered,
+    jail: Jail,
 }
 
 /// Asks one guest for frames. Clones ask the same guest; none keeps it alive.
@@ -200,9 +201,9 @@ impl Asker {
         }
         if ask.deadline.is_some() && state.watcher.is_none() {
             let shared = Arc::clone(&self.0);
-            let thread = std::thread::Builder::new().name("deadlines".to_owned());
-            state.watcher =
-                Some(thread.spawn(move || shared.watch_deadlines()).map_err(|_| AskError::Thread)?);
+            let thread = self.0.jail.spawn(Role::Watch, move |_| shared.watch_deadlines());
+            let thread = thread.and_then(Starting::wait).map_err(|_| AskError::Thread)?;
+            state.watcher = Some(thread);
         }
         let id = state.entries.len() as u64 + 1;
         let outcome = Outcome {
@@ -273,6 +274,7 @@ impl Requests {
         ram: &Arc<GuestRam>,
         page: Gpa,
         on_unanswered: OnUnanswered,
+        jail: Jail,
     ) -> Result<Self, SignalError> {
         Ok(Self(Asker(Arc::new(Shared {
             state: Mutex::default(),
@@ -282,6 +284,7 @@ impl Requests {
             ram: Arc::downgrade(ram),
             page,
             on_unanswered,
+            jail,
         }))))
     }
 

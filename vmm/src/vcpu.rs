@@ -26,6 +26,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::exits::Exit;
 use crate::host::Host;
+use crate::jail::Jailed;
 use crate::signals::Kick;
 use crate::traps::{Descriptor, TrapTables};
 
@@ -181,8 +182,8 @@ impl Vcpu {
         Ok(Self { fd, kick: None })
     }
 
-    /// Runs the guest until something happens.
-    pub fn run(&mut self) -> Exit {
+    /// Runs the guest until something happens, on a thread that is in the [jail](crate::jail).
+    pub fn run(&mut self, _: &Jailed) -> Exit {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(BLOCK_PORT, &[a, b, c, d])) => {
                 Exit::Block { command: u32::from_le_bytes([a, b, c, d]) }

@@ -23,36 +23,38 @@
 //!
 //! Dropping a [`Vm`] gives everything back; nothing outlives it.
 
+mod machine;
+
 use std::io::{self, Write};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kvm_ioctls::VmFd;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
-use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::{ARGS_BYTES, BOOT_MAGIC, BootInfo, feature};
 use umpa_abi::call::ExitCode;
 use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES, direct};
 use umpa_abi::record::Record;
-use umpa_abi::upcall::REQUEST_VECTOR;
 use umpa_abi::{ABI_VERSION, Wire, boot::MmuMode};
 
 use crate::block::{Device, DeviceError, PageFile};
-use crate::call::{CallError, Served, Server};
-use crate::exits::{Action, Seen, Stop, decide};
+use crate::call::{CallError, OUTPUT_DEFAULT_BYTES, Server};
+use crate::exits::Stop;
 use crate::host::Host;
 use crate::image::{Image, ImageError};
+use crate::jail::{Jail, JailError, Role};
 use crate::ledger::Ledger;
 use crate::memory::{GuestRam, MemoryError};
-use crate::signals::{Reason, SignalError, Watch};
+use crate::signals::{Deadline, SignalError, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
 use crate::system::{BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, STACK_GVA, SystemLayout};
 use crate::tables::{self, Tables, TablesError};
 use crate::traps;
-use crate::upcall::{Asker, Due, OnUnanswered, Requests, UnansweredDemand};
+use crate::upcall::{Asker, OnUnanswered, Requests, UnansweredDemand};
 use crate::vcpu::{Registers, Ring, Start, Vcpu, VcpuError};
-use crate::violation::{View, Violation};
+use crate::violation::Violation;
+use machine::{Machine, Runner, Turn};
 
 /// Frames that a guest has if nothing else is said.
 pub const MEMORY_DEFAULT_BYTES: u64 = 64 << 20;
@@ -110,6 +112,28 @@ pub enum VmError {
         /// Where the guest was.
         rip: Gva,
     },
+    /// Its threads have used up the processor time that they may have.
+    #[error(
+        "the guest has used up its processor time of {cpu_time:?} at rip {rip}; --cpu-time gives it more"
+    )]
+    CpuTimeUsed {
+        /// How much it was.
+        cpu_time: Duration,
+        /// Where the guest was.
+        rip: Gva,
+    },
+    /// It has written and reported too much.
+    #[error(
+        "the guest has written and reported more than its limit of {limit_bytes} bytes; --output-limit gives it \
+         more"
+    )]
+    OutputLimit {
+        /// How much it may.
+        limit_bytes: u64,
+    },
+    /// Its thread can't be had, or not in the jail.
+    #[error("the guest's thread can't be made")]
+    Jail(#[from] JailError),
     /// It hasn't answered a demand for frames in time ([`OnUnanswered`]).
     #[error(transparent)]
     Unanswered(Box<UnansweredDemand>),
@@ -119,6 +143,9 @@ pub enum VmError {
     /// SIGINT.
     #[error("interrupted")]
     Interrupted,
+    /// The thread that ran it is gone: a bug of the VMM, whose message is on standard error.
+    #[error("the VMM panicked while it ran the guest")]
+    Panicked,
     /// `run` after the end.
     #[error("the guest has ended already")]
     Ended,
@@ -138,6 +165,13 @@ pub struct VmConfig {
     pub page_file: Option<PageFile>,
     /// How long it may live, counted from [`Vm::new`], pauses included.
     pub timeout: Option<Duration>,
+    /// How much processor time its threads may have: the vCPU's, which includes the guest's own time, and
+    /// those of its block device.
+    pub cpu_time: Option<Duration>,
+    /// How many bytes it may write to its console and report.
+    pub output_limit_bytes: u64,
+    /// Whether its threads are jailed.
+    pub jail: Jail,
     /// The host is an emulator, so the guest prints no times.
     pub is_emulated: bool,
     /// What happens when it doesn't answer a demand for frames in time.
@@ -157,6 +191,9 @@ impl VmConfig {
             args: vec![workload.to_owned()],
             page_file: None,
             timeout: None,
+            cpu_time: None,
+            output_limit_bytes: OUTPUT_DEFAULT_BYTES,
+            jail: Jail::On,
             is_emulated: false,
             on_unanswered: OnUnanswered::default(),
             console: Box::new(io::stdout()),
@@ -172,6 +209,8 @@ impl std::fmt::Debug for VmConfig {
             .field("args", &self.args)
             .field("page_file", &self.page_file)
             .field("timeout", &self.timeout)
+            .field("cpu_time", &self.cpu_time)
+            .field("jail", &self.jail)
             .finish_non_exhaustive()
     }
 }
@@ -191,20 +230,25 @@ pub enum Event {
 /// A guest.
 #[derive(Debug)]
 pub struct Vm {
-    // Dropped in this order: what runs, what KVM has, what both refer to.
-    watch: Watch,
-    requests: Arc<Requests>,
-    vcpu: Vcpu,
-    vcpu_stats: Option<KvmStats>,
-    vm_stats: Option<KvmStats>,
-    _vm: VmFd,
-    block: Option<Device>,
-    ram: Arc<GuestRam>,
-    ledger: Ledger,
-    server: Server,
-    exits: Exits,
+    // Dropped in this order: what may still look at the guest, then the guest.
+    _watch: Watch,
+    runner: Runner,
+    /// Here but for while it runs. `None` if the thread that ran it has panicked.
+    machine: Option<Box<Machine>>,
+    asker: Asker,
+    console: Console,
     timeout: Duration,
+    cpu_time: Duration,
+    output_limit_bytes: u64,
     has_ended: bool,
+}
+
+struct Console(Box<dyn Write + Send>);
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Console")
+    }
 }
 
 impl Vm {
@@ -213,7 +257,10 @@ impl Vm {
     /// # Errors
     /// [`VmError`] says which part couldn't be had, and its source why.
     pub fn new(host: &Host, config: VmConfig) -> Result<Self, VmError> {
-        let watch = Watch::start(config.timeout)?;
+        let deadline = Deadline {
+            at: config.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            cpu_time: config.cpu_time,
+        };
         let args = pack_args(&config.args)?;
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes)?;
         let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
@@ -222,7 +269,8 @@ impl Vm {
         let traps = traps::fill(&ram, &header)?;
         let tables = tables::build(&ram, &system, &header, config.ring, host.pages_1g())?;
 
-        let requests = Arc::new(Requests::new(&ram, system.requests.gpa, config.on_unanswered)?);
+        let jail = config.jail;
+        let requests = Arc::new(Requests::new(&ram, system.requests.gpa, config.on_unanswered, jail)?);
         let vm = host.kvm().create_vm().map_err(VmError::Create)?;
         ram.register(&vm)?;
         let start = Start {
@@ -242,10 +290,16 @@ impl Vm {
         let _ = boot.encode(&mut bytes);
         ram.write(system.boot.gpa, &bytes)?;
         let block =
-            config.page_file.map(|file| Device::new(&ram, system.block_queue.gpa, file)).transpose()?;
+            config.page_file.map(|file| Device::new(&ram, system.block_queue.gpa, file, jail)).transpose()?;
+        let files = block.as_ref().map(Device::files).unwrap_or_default();
+        let runner = Runner::start(jail, Role::Vcpu { vcpu: vcpu.fd().as_raw_fd(), files })?;
 
-        Ok(Self {
-            watch,
+        let stopper = Stopper::default();
+        let mut threads = vec![runner.thread_id()];
+        threads.extend(block.iter().flat_map(Device::threads));
+        let watch = Watch::start(&stopper, deadline, threads, jail)?;
+        let asker = requests.asker();
+        let machine = Machine {
             vcpu_stats: KvmStats::open(vcpu.fd()).ok(),
             vm_stats: KvmStats::open(&vm).ok(),
             vcpu,
@@ -253,15 +307,26 @@ impl Vm {
             block,
             ram,
             ledger: Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES),
-            server: Server::new(system.call_area.gpa, config.console, Arc::clone(&requests)),
+            server: Server::new(system.call_area.gpa, config.output_limit_bytes, Arc::clone(&requests)),
             requests,
             exits: Exits::default(),
+            stopper,
+        };
+        Ok(Self {
+            _watch: watch,
+            runner,
+            machine: Some(Box::new(machine)),
+            asker,
+            console: Console(config.console),
             timeout: config.timeout.unwrap_or_default(),
+            cpu_time: config.cpu_time.unwrap_or_default(),
+            output_limit_bytes: config.output_limit_bytes,
             has_ended: false,
         })
     }
 
-    /// Runs the guest on this thread until it pauses or ends.
+    /// Runs the guest on its own thread until it pauses or ends. Meanwhile this thread waits, and writes to
+    /// the console.
     ///
     /// # Errors
     /// [`VmError`]: the guest has not ended well, and can't be run again.
@@ -271,59 +336,47 @@ impl Vm {
         }
         let event = self.run_on();
         self.has_ended = !matches!(event, Ok(Event::Paused { .. }));
-        if self.has_ended {
-            self.requests.end();
+        if let (true, Some(machine)) = (self.has_ended, &self.machine) {
+            machine.requests.end();
         }
         event
     }
 
     fn run_on(&mut self) -> Result<Event, VmError> {
-        let running = self.watch.enter();
-        let requests = Arc::clone(&self.requests);
-        let _kicks = requests.kick().enter();
         loop {
-            match running.stop_reason() {
-                None => {}
-                Some(Reason::Interrupted) => return Err(VmError::Interrupted),
-                Some(Reason::TimedOut) => {
-                    let rip = Gva::new(self.vcpu.registers().general.rip);
-                    return Err(VmError::TimedOut { timeout: self.timeout, rip });
+            let machine = self.machine.take().ok_or(VmError::Panicked)?;
+            let (machine, turn) = self.runner.run(machine).ok_or(VmError::Panicked)?;
+            self.machine = Some(machine);
+            match turn? {
+                Turn::Text(text) => self.print(&text)?,
+                Turn::Paused { tag } => return Ok(Event::Paused { tag }),
+                Turn::Exited(code) => return Ok(Event::Exited(code)),
+                Turn::TimedOut { rip } => return Err(VmError::TimedOut { timeout: self.timeout, rip }),
+                Turn::CpuTimeUsed { rip } => {
+                    return Err(VmError::CpuTimeUsed { cpu_time: self.cpu_time, rip });
                 }
-            }
-            requests.kick().clear();
-            attend(&mut self.vcpu, &requests)?;
-            let exit = self.vcpu.run();
-            self.exits.count(&exit);
-            match decide(exit) {
-                Action::Continue => {}
-                Action::Call => {
-                    if let Some(block) = &self.block {
-                        block.reap(&mut self.ledger);
-                    }
-                    match self.server.serve(&self.ram, &mut self.ledger)? {
-                        Served::Resume => {}
-                        Served::Paused { tag } => return Ok(Event::Paused { tag }),
-                        Served::Exited(code) => return Ok(Event::Exited(code)),
-                    }
+                Turn::OutputLimit => {
+                    return Err(VmError::OutputLimit { limit_bytes: self.output_limit_bytes });
                 }
-                Action::Block { command } => match &self.block {
-                    // A wait ends after a while, so that the reasons to stop above are looked at.
-                    Some(block) => block.serve(command, &mut self.ledger),
-                    None => {
-                        let stop = Stop::Port { port: BLOCK_PORT, bytes: 4, out: true };
-                        return Err(self.stopped(stop));
-                    }
-                },
-                Action::Violation(seen) => return Err(self.violation(seen)),
-                Action::Stop(stop) => return Err(self.stopped(stop)),
             }
         }
+    }
+
+    fn print(&mut self, text: &str) -> Result<(), VmError> {
+        let Console(console) = &mut self.console;
+        let written = console.write_all(text.as_bytes()).and_then(|()| console.flush());
+        written.map_err(|source| VmError::Call(CallError::Console(source)))
+    }
+
+    /// The guest, while it isn't running.
+    fn machine(&self) -> Result<&Machine, VmError> {
+        self.machine.as_deref().ok_or(VmError::Panicked)
     }
 
     /// Asks this guest for frames, from any thread, while it runs or at a pause.
     #[must_use]
     pub fn asker(&self) -> Asker {
-        self.requests.asker()
+        self.asker.clone()
     }
 
     /// Answers the guest's pause; [`run`](Self::run) goes on then. Without it the answer is 0.
@@ -331,69 +384,41 @@ impl Vm {
     /// # Errors
     /// [`VmError::Call`].
     pub fn resume(&mut self, answer: u64) -> Result<(), VmError> {
-        Ok(self.server.resume(&self.ram, answer)?)
+        let machine = self.machine()?;
+        Ok(machine.server.resume(&machine.ram, answer)?)
     }
 
     /// What the guest has reported so far.
     #[must_use]
     pub fn records(&self) -> &[Record] {
-        self.server.records()
+        self.machine.as_ref().map_or(&[], |machine| machine.server.records())
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let read = |stats: &Option<KvmStats>| stats.as_ref().map(KvmStats::read).unwrap_or_default();
+        let Some(machine) = &self.machine else { return Counters::default() };
         Counters {
-            exits: self.exits.clone(),
-            calls: self.server.calls(),
-            block: self.block.as_ref().map(Device::counts),
-            kvm_vcpu: read(&self.vcpu_stats),
-            kvm_vm: read(&self.vm_stats),
+            exits: machine.exits.clone(),
+            calls: machine.server.calls(),
+            block: machine.block.as_ref().map(Device::counts),
+            kvm_vcpu: read(&machine.vcpu_stats),
+            kvm_vm: read(&machine.vm_stats),
         }
     }
 
     /// Frames that the guest has now.
     #[must_use]
-    pub const fn granted_frames(&self) -> u64 {
-        self.ledger.granted_frames()
+    pub fn granted_frames(&self) -> u64 {
+        self.machine.as_ref().map_or(0, |machine| machine.ledger.granted_frames())
     }
 
     /// Where the guest's memory lies in this process.
     #[must_use]
     pub fn host_ranges(&self) -> [Range<usize>; 2] {
-        self.ram.host_ranges()
+        self.machine.as_ref().map_or([0..0, 0..0], |machine| machine.ram.host_ranges())
     }
-
-    fn violation(&self, seen: Seen) -> VmError {
-        let registers = self.vcpu.registers();
-        let view = View { ram: &self.ram, ledger: &self.ledger, registers: &registers };
-        VmError::Violation(Box::new(view.violation(seen)))
-    }
-
-    fn stopped(&self, stop: Stop) -> VmError {
-        let registers = self.vcpu.registers_if_kept();
-        if let Some(registers) = &registers {
-            let view = View { ram: &self.ram, ledger: &self.ledger, registers };
-            // KVM can't emulate what it can't fetch: a jump outside memory ends so.
-            if matches!(stop, Stop::Internal { .. }) && view.runs_outside() {
-                return self.violation(Seen::default());
-            }
-        }
-        VmError::Stopped { stop, registers: registers.map(Box::new) }
-    }
-}
-
-/// Tells the guest of a request, or ends it because of one.
-fn attend(vcpu: &mut Vcpu, requests: &Requests) -> Result<(), VmError> {
-    let Due { interrupts, overdue } = requests.due();
-    if let Some(outcome) = overdue {
-        return Err(VmError::Unanswered(Box::new(UnansweredDemand(outcome))));
-    }
-    if interrupts && vcpu.interrupt(REQUEST_VECTOR).map_err(VmError::Interrupt)? {
-        requests.interrupted();
-    }
-    Ok(())
 }
 
 /// Where a guest stopped.

@@ -25,14 +25,14 @@ pub mod queue;
 pub mod storage;
 mod worker;
 
-use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use umpa_abi::addr::Gpa;
 use umpa_abi::block::WAIT;
 
+use crate::jail::{Jail, JailError, Role, Starting, Thread};
 use crate::ledger::Ledger;
 use crate::memory::{GuestRam, MemoryError};
 use crate::stats::BlockCounts;
@@ -53,16 +53,16 @@ pub enum DeviceError {
     /// The queue's place or size is refused.
     #[error("the block device's queue can't be made")]
     Queue(#[source] virtio_queue::Error),
-    /// No threads.
-    #[error("can't start the block device's threads; see ulimit -u")]
-    Thread(#[source] io::Error),
+    /// No threads, or none that are jailed.
+    #[error("can't start the block device's threads")]
+    Thread(#[from] JailError),
 }
 
 /// The block device of one guest.
 #[derive(Debug)]
 pub struct Device {
     shared: Arc<worker::Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Thread<()>>,
 }
 
 impl Device {
@@ -70,17 +70,31 @@ impl Device {
     ///
     /// # Errors
     /// [`DeviceError`].
-    pub fn new(ram: &Arc<GuestRam>, base: Gpa, page_file: PageFile) -> Result<Self, DeviceError> {
+    pub fn new(ram: &Arc<GuestRam>, base: Gpa, page_file: PageFile, jail: Jail) -> Result<Self, DeviceError> {
         let ring = queue::Ring::new(ram, base, page_file.slots)?;
         let shared = Arc::new(worker::Shared::new(Arc::clone(ram), page_file.storage, ring));
         // From here on dropping ends the workers that there are.
         let mut device = Self { shared, workers: Vec::new() };
-        for _ in 0..page_file.threads.max(1) {
+        let start = |_| {
             let shared = Arc::clone(&device.shared);
-            let worker = std::thread::Builder::new().name("block".to_owned());
-            device.workers.push(worker.spawn(move || shared.work()).map_err(DeviceError::Thread)?);
+            jail.spawn(Role::Block { files: shared.files() }, move |jailed| shared.work(jailed))
+        };
+        let starting: Vec<_> = (0..page_file.threads.max(1)).map(start).collect();
+        for worker in starting {
+            device.workers.push(worker.and_then(Starting::wait)?);
         }
         Ok(device)
+    }
+
+    /// The kernel's numbers of its threads.
+    pub fn threads(&self) -> impl Iterator<Item = i32> + '_ {
+        self.workers.iter().map(Thread::id)
+    }
+
+    /// The descriptors of its storage.
+    #[must_use]
+    pub fn files(&self) -> Vec<RawFd> {
+        self.shared.files()
     }
 
     /// Does what the guest wrote to the port: looks at the queue, and waits a while if asked to.

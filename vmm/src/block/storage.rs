@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// # Errors
     /// It may be lost.
     fn flush(&self) -> io::Result<()>;
+
+    /// The descriptors that all of these use. They run in the [jail](crate::jail), where no others can be
+    /// read or written, and nothing can be opened.
+    fn files(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
 }
 
 /// A storage of a known size, for [`VmConfig`](crate::vm::VmConfig).
@@ -270,6 +276,10 @@ impl Storage for FileStorage {
 
     fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn files(&self) -> Vec<RawFd> {
+        vec![self.file.as_raw_fd()]
     }
 }
 

@@ -1,6 +1,7 @@
 //! The device with its threads, on storages that do as they are told.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -126,7 +127,7 @@ impl Guest {
         let mut plan = ledger.exchange(&[], [FRAMES, 0, 0], policy, 10);
         grant::apply(&ram, &mut ledger, &mut plan, policy).unwrap();
         let file = PageFile { threads, ..PageFile::new(Arc::clone(storage), SLOTS) };
-        let device = Device::new(&ram, SYSTEM_GPA, file).unwrap();
+        let device = Device::new(&ram, SYSTEM_GPA, file, Jail::On).unwrap();
         Self { _gate: OpenOnPanic(Arc::clone(storage)), ram, ledger, device, offered: 0 }
     }
 

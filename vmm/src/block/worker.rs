@@ -9,14 +9,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use umpa_abi::addr::{Frame, PAGE_BYTES};
-use vmm_sys_util::signal::block_signal;
 
 use super::queue::{Request, Ring, Status, Work};
 use super::storage::Storage;
+use crate::jail::Jailed;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
 use crate::stats::BlockCounts;
@@ -133,11 +134,14 @@ impl Shared {
         self.work.notify_all();
     }
 
+    pub(super) fn files(&self) -> Vec<RawFd> {
+        self.storage.files()
+    }
+
     /// A worker's life.
-    pub(super) fn work(&self) {
-        // Beyond RLIMIT_FSIZE a write fails with EFBIG, and the signal would end the process. It fails if
-        // the signal is blocked already.
-        let _ = block_signal(libc::SIGXFSZ);
+    pub(super) fn work(&self, _: &Jailed) {
+        // Beyond RLIMIT_FSIZE a write fails with EFBIG: the jail's mask keeps away the signal that would end
+        // the process.
         let mut state = self.lock();
         while !state.is_ending {
             let Some(request) = state.pending.pop_front() else {

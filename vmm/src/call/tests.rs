@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use umpa_abi::addr::{Frame, PAGE_BYTES, PageSize};
 use umpa_abi::call::PAYLOAD_MAX_BYTES;
@@ -8,43 +8,32 @@ use umpa_abi::record::{Counter, name};
 use umpa_abi::upcall::Severity;
 
 use super::*;
+use crate::jail::Jail;
 use crate::upcall::{Ask, Fate, OnUnanswered};
-
-/// A console that the test can read.
-#[derive(Clone, Default)]
-struct Screen(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Screen {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 struct Guest {
     ram: Arc<GuestRam>,
     requests: Arc<Requests>,
     ledger: Ledger,
     server: Server,
-    screen: Screen,
+    /// What its console shows.
+    screen: String,
 }
+
+const LIMIT_BYTES: u64 = 8 << 20;
 
 impl Guest {
     fn silent() -> Self {
-        let screen = Screen::default();
         // The request page lies behind the call area.
         let ram = Arc::new(GuestRam::new(CALL_AREA_BYTES + PAGE_BYTES, 2 << 20).unwrap());
         let page = Gpa::new(SYSTEM_GPA.get() + CALL_AREA_BYTES);
-        let requests = Arc::new(Requests::new(&ram, page, OnUnanswered::IsRecorded).unwrap());
+        let requests = Arc::new(Requests::new(&ram, page, OnUnanswered::IsRecorded, Jail::On).unwrap());
         Self {
             ram,
             ledger: Ledger::new(FRAMES_GPA.containing(), 512),
-            server: Server::new(SYSTEM_GPA, Box::new(screen.clone()), Arc::clone(&requests)),
+            server: Server::new(SYSTEM_GPA, LIMIT_BYTES, Arc::clone(&requests)),
             requests,
-            screen,
+            screen: String::new(),
         }
     }
 
@@ -72,7 +61,9 @@ impl Guest {
     }
 
     fn call(&mut self, op: u32, arg: u64, payload: &[u8]) -> (Status, Vec<u8>) {
-        self.raw(op, payload.len() as u32, arg, payload).unwrap();
+        if let Served::Text(text) = self.raw(op, payload.len() as u32, arg, payload).unwrap() {
+            self.screen += &text;
+        }
         self.reply()
     }
 
@@ -113,22 +104,39 @@ fn foreign_calls_get_a_status() {
 fn console_text_cannot_steer_the_terminal() {
     let mut guest = Guest::new();
     guest.call(Op::Console as u32, 0, "ok\n\tä\u{1b}[2J\u{202e}\r\u{9b}\0".as_bytes());
-    assert_eq!(
-        String::from_utf8_lossy(&guest.screen.0.lock().unwrap()),
-        "ok\n\tä\\u{1b}[2J\\u{202e}\\r\\u{9b}\\u{0}"
-    );
+    assert_eq!(guest.screen, "ok\n\tä\\u{1b}[2J\\u{202e}\\r\\u{9b}\\u{0}");
 }
 
 #[test]
-fn console_text_has_a_limit() {
+fn text_and_results_have_a_limit_together() {
     let mut guest = Guest::new();
     let text = vec![b'x'; PAYLOAD_MAX_BYTES];
-    let calls = CONSOLE_MAX_BYTES as usize / text.len();
+    let calls = LIMIT_BYTES as usize / text.len();
     for _ in 0..calls {
         assert_eq!(guest.call(Op::Console as u32, 0, &text).0, Status::Ok);
     }
-    assert_eq!(guest.call(Op::Console as u32, 0, &text).0, Status::LimitReached);
-    assert_eq!(guest.screen.0.lock().unwrap().len(), calls * text.len());
+    // There is room for a result, but not for as much text again.
+    let record = Record::Counter(Counter { name: name("stores"), value: 7 });
+    let mut bytes = [0; Record::MAX_BYTES];
+    let used = record.encode(&mut bytes).unwrap();
+    assert_eq!(guest.call(Op::Report as u32, 0, &bytes[..used]).0, Status::Ok);
+    let served = guest.raw(Op::Console as u32, text.len() as u32, 0, &text).unwrap();
+    assert!(served == Served::OutputLimit);
+    let served = guest.raw(Op::Report as u32, used as u32, 0, &bytes[..used]).unwrap();
+    assert!(served == Served::OutputLimit);
+    assert_eq!((guest.screen.len(), guest.server.records().len()), (calls * text.len(), 1));
+}
+
+#[test]
+fn text_counts_as_it_is_written() {
+    let mut guest = Guest::new();
+    let text = vec![0x1b; PAYLOAD_MAX_BYTES];
+    let calls = LIMIT_BYTES as usize / (text.len() * "\\u{1b}".len());
+    for _ in 0..calls {
+        assert_eq!(guest.call(Op::Console as u32, 0, &text).0, Status::Ok);
+    }
+    let served = guest.raw(Op::Console as u32, text.len() as u32, 0, &text).unwrap();
+    assert!(served == Served::OutputLimit);
 }
 
 #[test]

@@ -37,6 +37,7 @@ enum DemoError {
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
+    super::jail::driver([])?;
     let timing_is_real = timing::timing_is_real();
     let host = Host::open()?;
     let info = host.info();

@@ -47,6 +47,12 @@ fn text(report: &Report) -> String {
     line("hugetlb", format!("{} of 2 MiB, {} of 1 GiB (not used)", huge.hugetlb_2m, huge.hugetlb_1g));
     line("memory", format!("{} available of {}", size(report.available_bytes), size(report.memory_bytes)));
     line("limits", limits(&report.limits));
+    let landlock = match report.jail.landlock_abi {
+        0 => "no Landlock".to_owned(),
+        abi => format!("Landlock ABI {abi}"),
+    };
+    let seccomp = if report.jail.seccomp { "seccomp filters" } else { "no seccomp filters" };
+    line("jail", format!("{seccomp}, {landlock}"));
     for problem in &report.problems {
         let kind = match problem.severity {
             Severity::Fatal => "PROBLEM",

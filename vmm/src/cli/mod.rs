@@ -7,6 +7,7 @@ mod cc;
 mod demo;
 mod doctor;
 mod emulate;
+mod jail;
 mod run;
 pub(crate) mod units;
 mod workloads;
@@ -54,6 +55,9 @@ pub(crate) fn main() -> ExitCode {
     if cfg!(feature = "weakened") && !matches!(command, Command::Attack(_) | Command::Emulate(_)) {
         eprintln!("vmm: built with deliberate holes (feature weakened), for `vmm attack` and nothing else");
         return ExitCode::from(BROKEN);
+    }
+    if !matches!(command, Command::Emulate(_)) {
+        jail::begin();
     }
     let done = match command {
         Command::Demo(args) => demo::main(&args),

@@ -7,11 +7,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use benches::timing;
+use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call;
 use umpa_abi::record::{Point, Record, Sample, name_text};
 use vmm::block::PageFileConfig;
+use vmm::call::OUTPUT_DEFAULT_BYTES;
 use vmm::host::Host;
 use vmm::image::Image;
+use vmm::jail::Jail;
+use vmm::jail::process::Limits;
 use vmm::signals;
 use vmm::stats::{BlockCounts, Counters};
 use vmm::vcpu::Ring;
@@ -52,6 +56,15 @@ pub(crate) struct Args {
     /// Stop the guest after this time (10s, 500ms, 2m).
     #[arg(long, value_name = "TIME", value_parser = duration)]
     timeout: Option<Duration>,
+    /// Stop the guest when its threads have had this much processor time (10s, 500ms, 2m).
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    cpu_time: Option<Duration>,
+    /// Stop the guest when it has written and reported more than this.
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "16M")]
+    output_limit: u64,
+    /// Run without the jail: for debugging the VMM, not for a guest that you don't know.
+    #[arg(long)]
+    no_jail: bool,
     /// Show what was counted: exits, hypercalls, KVM's statistics.
     #[arg(long)]
     stats: bool,
@@ -69,6 +82,11 @@ enum RingArg {
 }
 
 const _: () = assert!(MEMORY_DEFAULT_BYTES == 64 << 20, "the default of --mem says 64M");
+const _: () = assert!(OUTPUT_DEFAULT_BYTES == 16 << 20, "the default of --output-limit says 16M");
+/// A result as text takes at most so many times its bytes as a record.
+const TEXT_TIMES: u64 = 4;
+/// What the command itself says: counters, errors.
+const OWN_TEXT_BYTES: u64 = 1 << 20;
 
 /// An image that can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +110,11 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut config = VmConfig::new(image, &args.workload);
     config.memory_bytes = args.mem;
     config.timeout = args.timeout;
-    config.is_emulated = !timing::timing_is_real();
+    config.cpu_time = args.cpu_time;
+    config.output_limit_bytes = args.output_limit;
+    config.jail = if args.no_jail { Jail::Off } else { Jail::On };
+    let timing_is_real = timing::timing_is_real();
+    config.is_emulated = !timing_is_real;
     config.args.extend(args.args);
     config.ring = match args.ring {
         RingArg::Zero => Ring::Zero,
@@ -102,10 +124,17 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         let (direct, reserve) = (args.page_file_direct, args.page_file_reserve);
         config.page_file = Some(PageFileConfig { direct, reserve, ..page_file }.open()?);
     }
+    let page_file_bytes = config.page_file.as_ref().map(|file| file.slots.saturating_mul(PAGE_BYTES));
     let mut vm = Vm::new(&host, config)?;
     let asker = vm.asker();
+    if args.no_jail {
+        eprintln!("vmm: warning: --no-jail: a guest that breaks the VMM has this process's rights");
+    } else {
+        let output_bytes = args.output_limit.saturating_mul(TEXT_TIMES).saturating_add(OWN_TEXT_BYTES);
+        super::jail::command(Limits { page_file_bytes, output_bytes })?;
+    }
     let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
-    super::print(&ask::report(&asker.outcomes(), timing::timing_is_real()))?;
+    super::print(&ask::report(&asker.outcomes(), timing_is_real))?;
     super::print(&vm.records().iter().map(line).collect::<String>())?;
     if args.stats {
         show_counters(&vm.counters());

@@ -9,7 +9,7 @@ const LATER: Duration = Duration::from_secs(60);
 /// A guest's page, and the host's side of it.
 fn page(on_unanswered: OnUnanswered) -> (Arc<GuestRam>, Requests) {
     let ram = Arc::new(GuestRam::new(4096, 2 << 20).unwrap());
-    let requests = Requests::new(&ram, SYSTEM_GPA, on_unanswered).unwrap();
+    let requests = Requests::new(&ram, SYSTEM_GPA, on_unanswered, Jail::On).unwrap();
     (ram, requests)
 }
 

@@ -322,6 +322,9 @@ fn of_error(error: &VmError) -> (Option<By>, Ended) {
             stopped(by, rip.map_or("rip unknown".to_owned(), |rip| format!("rip {rip:#x}")))
         }
         VmError::TimedOut { rip, .. } => stopped(By::Watchdog, format!("rip {rip}")),
+        VmError::OutputLimit { limit_bytes } => {
+            stopped(By::OutputLimit, format!("after {limit_bytes} bytes"))
+        }
         VmError::Unanswered(_) => stopped(By::Unanswered, "at its deadline".to_owned()),
         VmError::Call(CallError::Version { found }) => {
             stopped(By::Version, format!("the call that says {found}"))

@@ -28,6 +28,8 @@ pub(super) enum By {
     Exception,
     /// The timeout.
     Watchdog,
+    /// The limit of what it may write and report.
+    OutputLimit,
     /// A demand for frames without an answer.
     Unanswered,
     /// Another ABI version.
@@ -49,6 +51,7 @@ impl fmt::Display for By {
             Self::EntryFailed => "stop, processor state",
             Self::Exception => "exception, reported",
             Self::Watchdog => "watchdog",
+            Self::OutputLimit => "output limit",
             Self::Unanswered => "demand unanswered",
             Self::Version => "ABI version",
         })

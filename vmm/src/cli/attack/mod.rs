@@ -78,6 +78,9 @@ enum AttackError {
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
+    // Page files are made, without a name, where temporary files are.
+    let result = args.json.iter().map(|path| super::jail::folder(path));
+    super::jail::driver(result.chain([std::env::temp_dir()]))?;
     if let Some(path) = &args.json {
         output::check(path)?;
     }

@@ -25,7 +25,7 @@ use super::rounds::Native;
 #[command(about = "Mixed operations on mappings: a batch with one flush, single calls, Linux's calls")]
 pub(super) struct Args {
     #[command(flatten)]
-    common: calls::Common,
+    pub(super) common: calls::Common,
     /// Operations of a round [default: 10000; 1000 with --quick].
     #[arg(long, value_name = "OPS", value_parser = clap::value_parser!(u64).range(1..=16_384))]
     ops: Option<u64>,

@@ -20,7 +20,7 @@ use super::rounds::{Contender, Native};
 #[command(about = "mmap, munmap, mremap and mprotect one by one, in a guest and natively")]
 pub(super) struct Args {
     #[command(flatten)]
-    common: calls::Common,
+    pub(super) common: calls::Common,
 }
 
 const fn below(works: &'static [&'static str]) -> Target {

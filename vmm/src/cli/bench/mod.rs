@@ -14,6 +14,7 @@ mod snapshot;
 
 use std::error::Error;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use vmm::signals;
 use vmm::vcpu::Ring;
 
 pub(super) use fig7::sample;
+
+use super::jail;
 
 /// Measure guests beside Linux, in turn, piece by piece, in one run.
 ///
@@ -48,12 +51,30 @@ enum Bench {
     Swap(moves::Swap),
 }
 
+impl Bench {
+    /// The folders that files are made in: of the result, and of page files and swap with its limit.
+    fn writes_below(&self) -> Vec<PathBuf> {
+        let (json, more): (&Option<PathBuf>, Vec<PathBuf>) = match self {
+            Self::Fig7(args) => (&args.json, Vec::new()),
+            Self::Batch(args) => (&args.common.json, Vec::new()),
+            Self::Mmap(args) => (&args.common.json, Vec::new()),
+            Self::Pagefile(args) => (&args.json, vec![args.folder.clone(), "/sys/fs/cgroup".into()]),
+            Self::Realloc(args) => (&args.options.json, Vec::new()),
+            Self::Release(args) => (&args.json, Vec::new()),
+            Self::Snapshot(args) => (&args.json, Vec::new()),
+            Self::Swap(args) => (&args.options.json, Vec::new()),
+        };
+        json.iter().map(|path| jail::folder(path)).chain(more).collect()
+    }
+}
+
 /// Memory that is left to everything else on the machine.
 const SPARE_BYTES: u64 = 256 << 20;
 
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
+    jail::driver(args.bench.writes_below())?;
     match &args.bench {
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),

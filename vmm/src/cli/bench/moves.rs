@@ -22,7 +22,7 @@ use crate::cli::units::duration;
 
 /// What both take.
 #[derive(Clone, Debug, clap::Args)]
-struct Options {
+pub(super) struct Options {
     /// Rounds that are measured; three more go before them [default: 15; 3 with --quick].
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     rounds: Option<u64>,
@@ -31,7 +31,7 @@ struct Options {
     quick: bool,
     /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
     /// Privilege level of the guests' workloads: 3 (user mode) or 0.
     #[arg(long, default_value = "3", value_parser = parse_ring)]
     ring: Ring,
@@ -62,7 +62,7 @@ impl Options {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Realloc {
     #[command(flatten)]
-    options: Options,
+    pub(super) options: Options,
 }
 
 /// Two blocks that exchange their contents.
@@ -72,7 +72,7 @@ pub(super) struct Realloc {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Swap {
     #[command(flatten)]
-    options: Options,
+    pub(super) options: Options,
 }
 
 fn guest(work: &str, series: &'static str, largest_bytes: u64) -> (&'static str, Vec<String>) {

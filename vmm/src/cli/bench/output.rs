@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::cli::jail::folder;
+
 /// Why a result can't be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OutputError {
@@ -28,10 +30,6 @@ pub(crate) enum OutputError {
 
 fn is_standard_output(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Tries whether a file could be written there, and leaves nothing behind.

@@ -49,13 +49,13 @@ pub(crate) struct Args {
     seed: u64,
     /// Where the page files and the swap file are made, and deleted.
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Privilege level of the guests' workloads: 3 (user mode) or 0.
     #[arg(long, default_value = "3", value_parser = parse_ring)]
     ring: Ring,
     /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
     timeout: Duration,
