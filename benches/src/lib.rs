@@ -7,6 +7,7 @@
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`giveback`]: giving memory back natively.
+//! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
@@ -25,6 +26,7 @@ pub mod driver;
 pub mod forked;
 pub mod giveback;
 pub mod linux;
+pub mod lists;
 pub mod moves;
 pub mod plan;
 pub mod record;
@@ -33,6 +35,7 @@ pub mod swapped;
 pub mod table;
 pub mod targets;
 pub mod timing;
+pub mod vectors;
 
 /// The series that everything is compared with.
 pub const BASELINE: &str = "linux-mmap";

@@ -238,7 +238,12 @@ fn rows(samples: &[Sample], timing_is_real: bool) -> Vec<Row> {
         times.sort_by(f64::total_cmp);
         row.n = times.len() as u64;
         if timing_is_real {
-            let at = |fraction| Some((quantile(&times, fraction) * 10.0).round() / 10.0);
+            // Three digits of what takes less than ten cycles.
+            let at = |fraction| {
+                let time = quantile(&times, fraction);
+                let parts = if time < 10.0 { 100.0 } else { 10.0 };
+                Some((time * parts).round() / parts)
+            };
             (row.q1, row.median, row.q3) = (at(0.25), at(0.5), at(0.75));
         }
         row

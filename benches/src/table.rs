@@ -195,6 +195,9 @@ pub(crate) fn verdict(text: &mut String, verdict: &Verdict) {
 
 /// Whole cycles with thousands apart; one decimal below 100.
 pub(crate) fn cycles(value: f64) -> String {
+    if value.abs() < 9.995 {
+        return format!("{value:.2}");
+    }
     if value.abs() < 99.95 {
         return format!("{value:.1}");
     }

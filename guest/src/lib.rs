@@ -21,7 +21,7 @@
 //! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work, [`moves`] likewise for
 //!   blocks that grow; [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
 //! - [`pages`]: blocks, views and images as values, copied on write;
-//! - [`heap`]: a heap behind Rust's collections; [`batches`]: memory from N1527's calls.
+//! - [`heap`]: a heap behind Rust's collections; [`batches`], [`nodes`]: memory from N1527's calls.
 //! - [`attacks`]: what guests do to get at what isn't theirs, for `vmm attack`.
 //!
 //! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
@@ -48,6 +48,7 @@ pub mod lend;
 pub mod machine;
 pub mod mmu;
 pub mod moves;
+pub mod nodes;
 pub mod numbers;
 pub mod pagefile;
 pub mod pages;

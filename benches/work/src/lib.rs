@@ -9,6 +9,7 @@
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
+//! - [`list`]: lists whose nodes come from an allocator; [`numbers`]: vectors filled by pushes.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
 //!
 //! ```no_run
@@ -33,8 +34,10 @@ pub mod conformance;
 pub mod family;
 pub mod fig7;
 pub mod holes;
+pub mod list;
 pub mod mixed;
 pub mod moves;
+pub mod numbers;
 pub mod paging;
 pub mod params;
 pub mod raw;

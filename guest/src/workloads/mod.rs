@@ -28,6 +28,7 @@ mod mmap;
 mod mmap_times;
 mod moves_times;
 mod n1527;
+mod n1527_times;
 mod pagefile;
 mod real_frames;
 mod release;
@@ -39,6 +40,7 @@ mod tour;
 mod triple_fault;
 mod userpage;
 mod vector;
+mod vector_times;
 mod victim;
 mod views;
 mod violation;
@@ -182,6 +184,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: n1527::run,
     },
     Workload {
+        name: "n1527-times",
+        description: "SERIES NODES lists one by one, as a batch, as a run, for `vmm bench n1527`",
+        run: n1527_times::run,
+    },
+    Workload {
         name: "pagefile",
         description: "[frames [accesses [seed]] | limits] provision 7: data of twice its frames, in a file",
         run: pagefile::run,
@@ -238,6 +245,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "vector",
         description: "[pushes] a vector that grows by page table, beside Vec with its capacity known",
         run: vector::run,
+    },
+    Workload {
+        name: "vector-times",
+        description: "SERIES PUSHES pushes into vectors, for `vmm bench vector`",
+        run: vector_times::run,
     },
     Workload {
         name: "victim",

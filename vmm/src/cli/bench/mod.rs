@@ -5,12 +5,14 @@ mod calls;
 mod fig7;
 mod mmap;
 mod moves;
+mod n1527;
 pub(super) mod output;
 mod pagefile;
 mod paused;
 mod release;
 mod rounds;
 mod snapshot;
+mod vector;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -44,11 +46,13 @@ enum Bench {
     Fig7(fig7::Args),
     Batch(batch::Args),
     Mmap(mmap::Args),
+    N1527(n1527::Args),
     Pagefile(pagefile::Args),
     Realloc(moves::Realloc),
     Release(release::Args),
     Snapshot(snapshot::Args),
     Swap(moves::Swap),
+    Vector(vector::Args),
 }
 
 impl Bench {
@@ -79,11 +83,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
+        Bench::N1527(args) => conclude(n1527::run(args), calls::BenchError::is_a_series_fault),
         Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
         Bench::Release(args) => conclude(release::run(args), calls::BenchError::is_a_series_fault),
         Bench::Realloc(args) => conclude(moves::realloc(args), calls::BenchError::is_a_series_fault),
         Bench::Swap(args) => conclude(moves::swap(args), calls::BenchError::is_a_series_fault),
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Vector(args) => conclude(vector::run(args), calls::BenchError::is_a_series_fault),
     }
 }
 

@@ -4,7 +4,6 @@
 //! A guest's workload pauses before each round and after the last one (see [`umpa_abi::call::round`]),
 //! and reports [`Sample`]s of the rounds that count.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 
 use benches::samples::Outcome;
@@ -78,27 +77,56 @@ pub(super) fn interleave(
     contenders.iter_mut().map(|contender| Ok((contender.name(), contender.finish()?))).collect()
 }
 
+/// What a round in this process comes to: times, and what was counted.
+pub(super) struct Turn {
+    samples: Vec<Sample>,
+    counts: Vec<(&'static str, Count)>,
+}
+
+/// What becomes of counts of several rounds.
+#[derive(Clone, Copy)]
+pub(super) enum Count {
+    /// Their sum.
+    Sum(u64),
+    /// That of the last.
+    Last(u64),
+}
+
+impl From<Vec<Sample>> for Turn {
+    fn from(samples: Vec<Sample>) -> Self {
+        Self { samples, counts: Vec::new() }
+    }
+}
+
+impl From<(Vec<Sample>, &'static str, Count)> for Turn {
+    fn from((samples, name, count): (Vec<Sample>, &'static str, Count)) -> Self {
+        Self { samples, counts: vec![(name, count)] }
+    }
+}
+
 /// A series in this process: a function that does a round and returns its times.
 pub(super) struct Native<F> {
     name: &'static str,
     round: F,
-    samples: Vec<Sample>,
+    outcome: Outcome,
 }
 
-impl<F, E> Native<F>
+impl<F, T, E> Native<F>
 where
-    F: FnMut() -> Result<Vec<Sample>, E>,
+    F: FnMut() -> Result<T, E>,
+    T: Into<Turn>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     /// The series called `name`.
     pub(super) fn new(name: &'static str, round: F) -> Self {
-        Self { name, round, samples: Vec::new() }
+        Self { name, round, outcome: Outcome::default() }
     }
 }
 
-impl<F, E> Contender for Native<F>
+impl<F, T, E> Contender for Native<F>
 where
-    F: FnMut() -> Result<Vec<Sample>, E>,
+    F: FnMut() -> Result<T, E>,
+    T: Into<Turn>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     fn name(&self) -> &'static str {
@@ -107,15 +135,23 @@ where
 
     fn round(&mut self, counts: bool) -> Result<(), RoundError> {
         let name = self.name;
-        let samples = (self.round)().map_err(|error| RoundError::Native { name, source: error.into() })?;
+        let turn = (self.round)().map_err(|error| RoundError::Native { name, source: error.into() })?;
         if counts {
-            self.samples.extend(samples);
+            let Turn { samples, counts } = turn.into();
+            self.outcome.samples.extend(samples);
+            for (what, count) in counts {
+                let counter = self.outcome.counters.entry(what.to_owned()).or_default();
+                *counter = match count {
+                    Count::Sum(count) => *counter + count,
+                    Count::Last(count) => count,
+                };
+            }
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<Outcome, RoundError> {
-        Ok(Outcome { samples: std::mem::take(&mut self.samples), counters: BTreeMap::new() })
+        Ok(std::mem::take(&mut self.outcome))
     }
 }
 
