@@ -46,7 +46,7 @@ pub(super) struct Args {
     quick: bool,
     /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
     /// Privilege level of the guests' workloads: 3 (user mode) or 0.
     #[arg(long, default_value = "3", value_parser = parse_ring)]
     ring: Ring,
