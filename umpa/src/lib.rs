@@ -6,6 +6,47 @@
 //! decided by tables that it can't see (EPT, NPT, or KVM's shadow of both). The idea is Niall Douglas's
 //! (*User Mode Memory Page Allocation*, ISMM 2011, section 2).
 //!
+//! # At first sight
+//!
+//! ```
+//! # mod toy { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/manual/toy.rs")); }
+//! # use toy::Memory;
+//! use umpa::blocks::Config;
+//! use umpa_abi::addr::PAGE_BYTES;
+//!
+//! // An allocator on a machine of plain memory (chapter `machine`), with frames for 8 MiB.
+//! let mut memory = Memory::new(2048);
+//! let mut umpa = memory.umpa(Config::default());
+//! assert_eq!(umpa.preload(2048).frames, 2048);
+//!
+//! // A block is memory when the call returns, and grows without a copy.
+//! let block = umpa.userpage_malloc(10_000)?;
+//! umpa.machine_mut().store(block, 42).unwrap();
+//! let grown = umpa.userpage_realloc(block, 4 << 20)?;
+//! assert_eq!(umpa.machine_mut().load(grown), Ok(42));
+//! assert_eq!(umpa.usable_bytes(grown)?, 4 << 20);
+//!
+//! // Freed, its frames are there for the next; nobody else was asked for anything.
+//! umpa.userpage_free(grown)?;
+//! assert!(umpa.userpage_malloc(2000 * PAGE_BYTES).is_ok());
+//! assert_eq!(umpa.machine_mut().exchanges, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The manual
+//!
+//! [`manual`] has a chapter for each of these, in the order in which they are needed. Every example is run by
+//! the tests.
+//!
+//! 1. [The machine below](manual::machine), 2. [frames](manual::frames), 3. [flushes that are
+//!    owed](manual::flushes): what everything rests on.
+//! 4. [Blocks](manual::blocks): the five functions, growth, moves, exchanges. 5. [The mmap
+//!    family](manual::mappings), 6. [batches](manual::batches) of it.
+//! 7. [Views](manual::views), 8. [snapshots](manual::snapshots), 9. [guarded blocks](manual::guards).
+//! 10. [Watches](manual::watches), 11. [frames for the host](manual::releasing), 12. [a page
+//!     file](manual::paging).
+//! 13. [Invariants](manual::checking), asserted.
+//!
 //! # Words
 //!
 //! A *frame* is guest-physical, a *page* guest-virtual, both 4 KiB by number; a *run* is contiguous
@@ -43,34 +84,6 @@
 //! which must be completed or deferred. Stale frames, tables and addresses wait in quarantines that
 //! only a [`flush::FlushedAll`] opens.
 //!
-//! ```
-//! use umpa::frames::FrameStore;
-//! # use umpa::hardware::{Exchanged, FrameSource};
-//! # use umpa_abi::addr::{Frame, PageSize};
-//! # use umpa_abi::exchange::{Extent, Policy, Shortfall};
-//! # struct Hypervisor;
-//! # impl FrameSource for Hypervisor {
-//! #     fn exchange(&mut self, _: &[Extent], want: [u64; 3], _: Policy, granted: &mut dyn FnMut(Extent)) -> Exchanged {
-//! #         granted(Extent::new(Frame::new(0x10_0000), want[1] as u32, PageSize::Size2M));
-//! #         Exchanged { granted_pages: [0, want[1], 0], taken_frames: 0, shortfall: Shortfall::None, bad_extent: 0 }
-//! #     }
-//! # }
-//! let mut tags = [0; 1024];
-//! let mut store = FrameStore::new(Frame::new(0x10_0000), &mut tags);
-//! // Two pages of 2 MiB from the hypervisor, in one call.
-//! store.refill(&mut Hypervisor, [0, 2, 0], Policy::AllOrNothing);
-//! assert_eq!(store.free_frames(), 1024);
-//! // A run is taken, and held by whoever has the value.
-//! let run = store.get(600).expect("1024 are free");
-//! assert_eq!((run.first(), run.frames(), store.free_frames()), (Frame::new(0x10_0000), 600, 424));
-//! // What the hypervisor grants is zero. Put back, the run is free again, but nobody knows what it holds.
-//! assert_eq!(store.zeroed_frames(), 424);
-//! store.put(run).expect("it was taken");
-//! assert_eq!((store.free_frames(), store.zeroed_frames()), (1024, 424));
-//! // Zeros are kept for those who want them, and are there for all others.
-//! assert_eq!(store.get(1024).map(|all| all.first()), Some(Frame::new(0x10_0000)));
-//! ```
-//!
 //! # Laws
 //!
 //! `no_std`, no assembly, no statics, no I/O, no unsafe code. Memory for bookkeeping is handed in. State
@@ -87,6 +100,7 @@ pub mod flush;
 pub mod frames;
 pub mod guard;
 pub mod hardware;
+pub mod manual;
 pub mod mmap;
 pub mod pagefile;
 pub mod release;
