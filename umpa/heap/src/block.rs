@@ -6,7 +6,7 @@
 //! range with images ([`Versioned`](crate::Versioned)).
 //!
 //! What a new block, or the new part of a larger one, contains is what its frames held: some value that
-//! nobody knows, often an earlier owner's. [`Block::zeroed`] writes zeros. All elements are
+//! nobody knows, often an earlier owner's. [`Block::zeroed`] asks for zeros. All elements are
 //! [`Plain`], so that this is a matter of content, not of safety.
 //!
 //! Invariants: `len > 0`; `len * size_of::<T>() <= usable bytes` of the block at `start`, which is
@@ -47,7 +47,7 @@ impl<'p, T: Plain> Block<'p, T> {
         Ok(Self { pages, start, len })
     }
 
-    /// A block of `len` elements whose bytes are 0.
+    /// A block of `len` elements whose bytes are 0; frames that are known to be zero come first.
     ///
     /// # Errors
     /// As for [`Self::new`].
@@ -55,9 +55,8 @@ impl<'p, T: Plain> Block<'p, T> {
         pages: &'p Pages<'_, '_, M>,
         len: usize,
     ) -> Result<Self, PagesError> {
-        let mut block = Self::new(pages, len)?;
-        block.as_bytes_mut().fill(0);
-        Ok(block)
+        let start = memory_at(pages.alloc_zeroed(bytes_of::<T>(len)?)?);
+        Ok(Self { pages, start, len })
     }
 
     /// A block of `len` elements that has addresses for `reserve` of them, so that it grows to as many where it is.

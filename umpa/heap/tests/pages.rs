@@ -27,6 +27,7 @@ fn with_pages<T>(frames: u64, config: Config, test: impl FnOnce(&TestPages<'_, '
         config,
         |_| true,
         |umpa| {
+            umpa.machine_mut().grants = 0;
             let result = {
                 #[allow(unsafe_code)]
                 // SAFETY: the machine's memory is this process's.
@@ -753,10 +754,11 @@ fn blocks_are_slices_of_plain_elements() {
         assert_eq!((again.len(), again[350]), (50_000, [7, 0, 7, 0]));
         drop(again);
         pages.inspect(|umpa| umpa.check(0)).unwrap();
-        let zeroed = Block::<u32>::zeroed(pages, 5000).unwrap();
-        assert!(zeroed.iter().all(|&element| element == 0));
-        let found = Block::<u8>::new(pages, 100).unwrap();
-        assert!(found.iter().all(|&byte| byte == host::GARBAGE || byte == 7 || byte == 0 || byte == 3));
+        // As good as new, or wiped.
+        let zeroed = [5000, 400_000].map(|len| Block::<u32>::zeroed(pages, len).unwrap());
+        assert!(zeroed.iter().all(|block| block.iter().all(|&element| element == 0)));
+        let stats = pages.inspect(|umpa| umpa.stats()).unwrap();
+        assert_eq!(stats.zeroed_frames + stats.known_zero_frames, 5 + 391, "{stats:?}");
     });
 }
 
@@ -1014,6 +1016,18 @@ fn collections_on_pages_grow_without_copies() {
         assert!((aligned.as_ptr() as usize).is_multiple_of(65536));
         assert!(aligned.iter().zip(0..).all(|(found, number)| found.0 == number));
         assert!(PageVec::<u8, _>::new_in(pages).try_reserve(100_000_000_000).is_err());
+        drop((numbers, others, aligned));
+        for align in [1, 1 << 20] {
+            use allocator_api2::alloc::{Allocator, Layout};
+            let layout = Layout::from_size_align(300_000, align).unwrap();
+            let zeroed = pages.allocate_zeroed(layout).unwrap();
+            #[allow(unsafe_code)]
+            // SAFETY: the block has so many bytes, and is given up.
+            unsafe {
+                assert!(zeroed.as_ref().iter().all(|&byte| byte == 0));
+                pages.deallocate(zeroed.cast(), layout);
+            }
+        }
     });
 }
 

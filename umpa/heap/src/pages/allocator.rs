@@ -56,6 +56,17 @@ unsafe impl<M: Machine + Contents> Allocator for Pages<'_, '_, M> {
         Ok(NonNull::slice_from_raw_parts(memory_at(block), layout.size()))
     }
 
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if layout.size() > 0 && layout.align() <= PAGE_BYTES as usize {
+            let block = self.alloc_zeroed(layout.size() as u64).map_err(|_| AllocError)?;
+            return Ok(NonNull::slice_from_raw_parts(memory_at(block), layout.size()));
+        }
+        let block = self.allocate(layout)?;
+        // SAFETY: it is new, and has so many bytes.
+        unsafe { block.cast::<u8>().write_bytes(0, layout.size()) };
+        Ok(block)
+    }
+
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         if layout.size() != 0 {
             let freed = self.free(address_of(block));

@@ -16,6 +16,7 @@ use crate::aligned::aligned_pages;
 /// See the [module](self). A call is refused in the midst of another.
 pub(crate) trait Below {
     fn alloc(&self, bytes: u64) -> Result<Gva, PagesError>;
+    fn alloc_zeroed(&self, bytes: u64) -> Result<Gva, PagesError>;
     /// A block in a window that has addresses for more.
     fn alloc_reserved(&self, bytes: u64, reserve_bytes: u64) -> Result<Gva, PagesError>;
     fn reserve(&self, bytes: u64) -> Result<Gva, PagesError>;
@@ -60,6 +61,9 @@ const ENDED: PagesError = PagesError::Block(BlockError::NotABlock { gva: Gva::ne
 impl<M: Machine + Contents> Below for Pages<'_, '_, M> {
     fn alloc(&self, bytes: u64) -> Result<Gva, PagesError> {
         self.call(|inside| Ok(inside.umpa.userpage_malloc(bytes)?))
+    }
+    fn alloc_zeroed(&self, bytes: u64) -> Result<Gva, PagesError> {
+        self.call(|inside| Ok(inside.umpa.userpage_malloc_zeroed(bytes)?))
     }
     fn alloc_reserved(&self, bytes: u64, reserve_bytes: u64) -> Result<Gva, PagesError> {
         let whole = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(AllocError::BadSize { bytes })?;

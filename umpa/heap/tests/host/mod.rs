@@ -14,7 +14,8 @@
 //! message.
 //!
 //! The direct map is a mapping of the whole file. A frame that is granted is full of [`GARBAGE`], so
-//! that nobody takes new memory for zeroed memory.
+//! that nobody takes new memory for zeroed memory; where a test is about memory that must be zero it is
+//! zero, as the hypervisor's.
 //!
 //! One machine at a time: the addresses are fixed, so tests wait for each other.
 
@@ -42,7 +43,7 @@ use umpa_abi::paging::{self, ENTRIES};
 /// First frame that can be granted; the ledger wants to know.
 pub(crate) const FRAMES: Frame = FRAMES_GPA.containing();
 const TABLES: Frame = Frame::new(0x400);
-/// Each byte of a frame that is granted.
+/// Each byte of a frame that is granted, unless told otherwise.
 pub(crate) const GARBAGE: u8 = 0xa5;
 
 /// What the handler of faults needs.
@@ -65,6 +66,8 @@ pub(crate) struct Machine {
     frames: u64,
     /// Flushes of everything, and of pages.
     pub(crate) flushes: [u64; 2],
+    /// Each byte of a frame that is granted.
+    pub(crate) grants: u8,
     /// No flush has an effect: a test must notice.
     pub(crate) ignore_flushes: bool,
     _one: MutexGuard<'static, ()>,
@@ -130,6 +133,7 @@ impl Machine {
             ledger: Ledger::new(frames, exists),
             frames,
             flushes: [0; 2],
+            grants: GARBAGE,
             ignore_flushes: false,
             _one: one,
         };
@@ -209,8 +213,9 @@ impl FrameSource for Machine {
         policy: Policy,
         granted: &mut dyn FnMut(Extent),
     ) -> Exchanged {
+        let byte = self.grants;
         self.ledger.exchange(give, want_pages, policy, &mut |extent| {
-            fill(extent.first(), extent.frames(), GARBAGE);
+            fill(extent.first(), extent.frames(), byte);
             granted(extent);
         })
     }
