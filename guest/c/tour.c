@@ -245,6 +245,12 @@ static void heap(void)
     CHECK(errnos[0] == 0 && errnos[1] == ENOMEM && errnos[2] == 0 && errnos[3] == 0);
     CHECK(two[0].ptr != NULL && two[0].size >= 10 && two[1].ptr == NULL && two[2].ptr == NULL);
     struct mallocation5 five[2] = {{small, 100, 0, 0, M2_PREVENT_MOVE}, {two[0].ptr, 100, 3, 0, 0}};
+    struct mallocation5 roomy = {NULL, 100, 0, 1 << 20, M2_ZERO_MEMORY}, *only = &roomy;
+    count = 1;
+    CHECK(batch_alloc5(NULL, &only, &count) && roomy.reserve >= 1 << 20 && roomy.size >= 100);
+    CHECK(try_realloc(roomy.ptr, 1 << 20) == roomy.ptr);
+    FAILS(try_realloc(roomy.ptr, (size_t)1 << 32) == NULL, ENOSPC);
+    free(roomy.ptr);
     struct mallocation5 *fives[2] = {&five[0], &five[1]};
     count = 2;
     CHECK(!batch_alloc5(errnos, fives, &count) && count == 1 && errnos[0] == 0 && errnos[1] == EINVAL);

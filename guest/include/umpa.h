@@ -79,6 +79,13 @@
 #endif
 
 /*
+ A block that must not move has no room where it is, or isn't aligned there.
+ */
+#ifndef ENOSPC
+#define ENOSPC 28
+#endif
+
+/*
  Linux has it, umpa doesn't.
  */
 #ifndef EOPNOTSUPP
@@ -268,6 +275,20 @@
 #endif
 
 /*
+ The first of the bits for extensions. There are none, so they are refused.
+ */
+#ifndef M2_USERFLAGS_FIRST
+#define M2_USERFLAGS_FIRST 0x10000
+#endif
+
+/*
+ The last of them.
+ */
+#ifndef M2_USERFLAGS_LAST
+#define M2_USERFLAGS_LAST 0x80000000
+#endif
+
+/*
  An entry of batch_alloc2.
  */
 struct mallocation2 {
@@ -298,7 +319,7 @@ struct mallocation5 {
      */
     size_t alignment;
     /*
-     How far it must be resizable in place.
+     How far it must be resizable in place; how far the block is, afterwards.
      */
     size_t reserve;
     /*
@@ -513,8 +534,8 @@ void *aligned_realloc(void *ptr, size_t alignment, size_t size) UMPA_NOTHROW;
  realloc that never moves the block: it is resized where it is, or not at all.
 
  Errors:
- NULL, and the block is as it was. EINVAL: no block begins there. ENOMEM: too little memory, or it would have
- to move.
+ NULL, and the block is as it was. EINVAL: no block begins there. ENOSPC: it would have to move. ENOMEM: too
+ little memory.
 
  Precondition:
  Nobody uses bytes that the block loses.
@@ -525,8 +546,8 @@ void *try_realloc(void *ptr, size_t size) UMPA_NOTHROW;
  aligned_realloc that never moves the block: it is resized where it is, or not at all.
 
  Errors:
- NULL, and the block is as it was. EINVAL: no block begins there; the alignment is no power of two. ENOMEM:
- too little memory, or it would have to move, as it isn't aligned or has no room.
+ NULL, and the block is as it was. EINVAL: no block begins there; the alignment is no power of two. ENOSPC:
+ it would have to move, as it isn't aligned or has no room. ENOMEM: too little memory.
 
  Precondition:
  Nobody uses bytes that the block loses.
@@ -548,7 +569,7 @@ size_t malloc_usable_size(void *ptr) UMPA_NOTHROW;
 
  count becomes the number of entries that succeeded, size the least that a new or resized block has. errnos,
  where given, gets 0 or the error of each entry: EINVAL (no block begins there, flags that contradict each
- other, no such alignment) or ENOMEM (too little memory, or a block would have to move and must not).
+ other, no such alignment), ENOMEM (too little memory) or ENOSPC (a block would have to move and must not).
 
  Returns ptrs. If that is NULL, an array of new blocks is allocated and returned, to be freed by free().
 
@@ -587,7 +608,7 @@ bool batch_alloc2(int *errnos,
 UMPA_NOTHROW;
 
 /*
- batch_alloc2 with alignment, reserve and flags of each entry's own.
+ batch_alloc2 with alignment, reserve and flags of each entry's own; the reserve becomes what the block has.
 
  Errors:
  False, and nothing was done. As for batch_alloc2.

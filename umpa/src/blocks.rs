@@ -259,6 +259,18 @@ impl<'a, M: Machine> Umpa<'a, M> {
         })
     }
 
+    /// Bytes of the addresses that are kept for the block at `gva`: so far it can grow in place for certain, as
+    /// long as there are frames.
+    ///
+    /// # Errors
+    /// [`BlockError::NotABlock`].
+    pub fn reserved_bytes(&self, gva: Gva) -> Result<u64, BlockError> {
+        match self.find(gva)? {
+            Block::Window { slot, .. } => Ok(slot.pages() * PAGE_BYTES),
+            Block::Direct { .. } | Block::Cover(_) => self.usable_bytes(gva),
+        }
+    }
+
     /// Flushes everything that is owed; what waited for it becomes free.
     pub fn settle(&mut self) {
         self.prune_emptied();

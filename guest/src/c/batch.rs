@@ -28,6 +28,10 @@ pub const M2_BATCH_IS_ALL_ALLOC: u64 = 0x10;
 pub const M2_BATCH_IS_ALL_REALLOC: u64 = 0x20;
 /// All entries are blocks to be freed.
 pub const M2_BATCH_IS_ALL_FREE: u64 = 0x40;
+/// The first of the bits for extensions. There are none, so they are refused.
+pub const M2_USERFLAGS_FIRST: u64 = 0x1_0000;
+/// The last of them.
+pub const M2_USERFLAGS_LAST: u64 = 0x8000_0000;
 
 const _: () = {
     assert!(M2_ZERO_MEMORY == Flags::ZERO_MEMORY.bits() && M2_PREVENT_MOVE == Flags::PREVENT_MOVE.bits());
@@ -36,6 +40,7 @@ const _: () = {
     assert!(M2_BATCH_IS_ALL_ALLOC == Flags::BATCH_IS_ALL_ALLOC.bits());
     assert!(M2_BATCH_IS_ALL_REALLOC == Flags::BATCH_IS_ALL_REALLOC.bits());
     assert!(M2_BATCH_IS_ALL_FREE == Flags::BATCH_IS_ALL_FREE.bits());
+    assert!(Flags::all().bits() < M2_USERFLAGS_FIRST && M2_USERFLAGS_FIRST < M2_USERFLAGS_LAST);
 };
 
 /// An entry of batch_alloc2.
@@ -60,7 +65,7 @@ pub struct mallocation5 {
     pub size: usize,
     /// Its alignment, a power of two; 0: that of any object.
     pub alignment: usize,
-    /// How far it must be resizable in place.
+    /// How far it must be resizable in place; how far the block is, afterwards.
     pub reserve: usize,
     /// How: M2_*.
     pub flags: u64,
@@ -266,7 +271,7 @@ impl<M: Machine + Contents + Send> Library<'_, '_, '_, M> {
 ///
 /// count becomes the number of entries that succeeded, size the least that a new or resized block has. errnos,
 /// where given, gets 0 or the error of each entry: EINVAL (no block begins there, flags that contradict each
-/// other, no such alignment) or ENOMEM (too little memory, or a block would have to move and must not).
+/// other, no such alignment), ENOMEM (too little memory) or ENOSPC (a block would have to move and must not).
 ///
 /// Returns ptrs. If that is NULL, an array of new blocks is allocated and returned, to be freed by free().
 ///
@@ -317,7 +322,7 @@ pub unsafe extern "C" fn batch_alloc2(
     )
 }
 
-/// batch_alloc2 with alignment, reserve and flags of each entry's own.
+/// batch_alloc2 with alignment, reserve and flags of each entry's own; the reserve becomes what the block has.
 ///
 /// # Errors
 /// False, and nothing was done. As for batch_alloc2.

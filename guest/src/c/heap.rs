@@ -175,8 +175,8 @@ pub unsafe extern "C" fn aligned_realloc(ptr: *mut c_void, alignment: usize, siz
 /// realloc that never moves the block: it is resized where it is, or not at all.
 ///
 /// # Errors
-/// NULL, and the block is as it was. EINVAL: no block begins there. ENOMEM: too little memory, or it would have
-/// to move.
+/// NULL, and the block is as it was. EINVAL: no block begins there. ENOSPC: it would have to move. ENOMEM: too
+/// little memory.
 ///
 /// # Safety
 /// Nobody uses bytes that the block loses.
@@ -189,8 +189,8 @@ pub unsafe extern "C" fn try_realloc(ptr: *mut c_void, size: usize) -> *mut c_vo
 /// aligned_realloc that never moves the block: it is resized where it is, or not at all.
 ///
 /// # Errors
-/// NULL, and the block is as it was. EINVAL: no block begins there; the alignment is no power of two. ENOMEM:
-/// too little memory, or it would have to move, as it isn't aligned or has no room.
+/// NULL, and the block is as it was. EINVAL: no block begins there; the alignment is no power of two. ENOSPC:
+/// it would have to move, as it isn't aligned or has no room. ENOMEM: too little memory.
 ///
 /// # Safety
 /// Nobody uses bytes that the block loses.

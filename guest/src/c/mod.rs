@@ -84,6 +84,7 @@ impl From<Errno> for Error {
 fn heap_errno(error: HeapError) -> Errno {
     match error {
         HeapError::BadAlignment { .. } | HeapError::NotABlock { .. } => Errno::EINVAL,
+        HeapError::NoRoom { .. } => Errno::ENOSPC,
         _ => Errno::ENOMEM,
     }
 }
@@ -130,6 +131,8 @@ pub const EFAULT: c_int = 14;
 pub const EEXIST: c_int = 17;
 /// An argument makes no sense: no block begins there, no such flags, no such alignment.
 pub const EINVAL: c_int = 22;
+/// A block that must not move has no room where it is, or isn't aligned there.
+pub const ENOSPC: c_int = 28;
 /// Linux has it, umpa doesn't.
 pub const EOPNOTSUPP: c_int = 95;
 
@@ -137,5 +140,5 @@ const _: () = {
     assert!(EPERM == Errno::EPERM as i32 && EBADF == Errno::EBADF as i32);
     assert!(ENOMEM == Errno::ENOMEM as i32 && EFAULT == Errno::EFAULT as i32);
     assert!(EEXIST == Errno::EEXIST as i32 && EINVAL == Errno::EINVAL as i32);
-    assert!(EOPNOTSUPP == Errno::EOPNOTSUPP as i32);
+    assert!(ENOSPC == Errno::ENOSPC as i32 && EOPNOTSUPP == Errno::EOPNOTSUPP as i32);
 };

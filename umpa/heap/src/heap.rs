@@ -286,6 +286,21 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
         self.enter()?.find(block).map(Found::usable_bytes)
     }
 
+    /// So many bytes a block can be given where it is ([`Self::resize`]), as long as there are frames.
+    ///
+    /// # Errors
+    /// As for [`Self::free`].
+    pub fn reserved_bytes(&self, block: NonNull<u8>) -> Result<usize, HeapError> {
+        let mut inside = self.enter()?;
+        let found = inside.find(block)?;
+        if !matches!(found, Found::Pages(_)) {
+            return Ok(found.usable_bytes());
+        }
+        let gva = Gva::new(block.expose_provenance().get() as u64);
+        let reserved = inside.segments().umpa().reserved_bytes(gva);
+        reserved.map(|bytes| bytes as usize).map_err(|_| HeapError::NotABlock { gva })
+    }
+
     /// Gives unused memory of the segments back to the page allocator. Returns whether any was.
     ///
     /// # Errors

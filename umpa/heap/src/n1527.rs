@@ -29,8 +29,8 @@
 //! - `EINVAL`: flags that contradict each other or don't exist; an entry that isn't what
 //!   [`Flags::BATCH_IS_ALL_REALLOC`] says; an alignment that is no power of two; a pointer that is no
 //!   block's, as far as that can be told;
-//! - `ENOMEM`: too little memory; a size or a reserve that can't be counted; a block that would have to
-//!   move and must not.
+//! - `ENOMEM`: too little memory; a size or a reserve that can't be counted;
+//! - `ENOSPC`: a block that would have to move and must not.
 //!
 //! # Cost
 //!
@@ -41,9 +41,11 @@
 //!
 //! # Source
 //!
-//! N1527, "Latency Reducing Memory Allocation in the C standard library", v1.93 of 15 October 2010. Of its
-//! text only the first page could be had, of its reference implementation nothing. The names of the
-//! functions are those of its table of contents; the values of the flags are this crate's.
+//! N1527, "Latency Reducing Memory Allocation in the C standard library", final, with the errata of 16 March
+//! 2011 (`Proposal/N1527 final.tex` of ned14/ISO_POSIX_standards_stuff at cf8988b); the values of the flags are
+//! those of its reference implementations. What it leaves undefined is refused or does what is nearest
+//! ([`Flags`]). A reserve that can't be had is an error here, where implementations may ignore it. C's own
+//! signatures, with counts by pointer and arrays of pointers to entries, are the guest's affair.
 
 mod batch;
 mod flags;
@@ -78,7 +80,7 @@ pub struct Allocation5 {
     pub size: usize,
     /// Its alignment, a power of two; 0: that of any object.
     pub alignment: usize,
-    /// How far it must be resizable in place.
+    /// How far it must be resizable in place; how far the block is, afterwards.
     pub reserve: usize,
     /// How.
     pub flags: Flags,
@@ -87,9 +89,7 @@ pub struct Allocation5 {
 fn errno(error: HeapError) -> Errno {
     match error {
         HeapError::BadAlignment { .. } | HeapError::NotABlock { .. } => Errno::EINVAL,
-        HeapError::OutOfMemory { .. }
-        | HeapError::NoRoom { .. }
-        | HeapError::TooLargeForRun { .. }
-        | HeapError::Busy => Errno::ENOMEM,
+        HeapError::NoRoom { .. } => Errno::ENOSPC,
+        HeapError::OutOfMemory { .. } | HeapError::TooLargeForRun { .. } | HeapError::Busy => Errno::ENOMEM,
     }
 }

@@ -23,6 +23,7 @@ type TestHeap<'u, 'a> = Heap<'u, 'a, Machine>;
 const UNTOLD: i32 = -1;
 const EINVAL: i32 = Errno::EINVAL as i32;
 const ENOMEM: i32 = Errno::ENOMEM as i32;
+const ENOSPC: i32 = Errno::ENOSPC as i32;
 
 fn with_heap<T>(frames: u64, test: impl FnOnce(&TestHeap<'_, '_>) -> T) -> T {
     with_umpa(
@@ -178,7 +179,8 @@ impl World<'_, '_, '_> {
             // There are enough frames, but a reserve takes tables; else a block may not move.
             let pinned = flags.intersects(Flags::PREVENT_MOVE | Flags::CONSTANT_TIME) && given.is_some();
             let wide = wish.reserve >= PAGES_MIN_BYTES;
-            assert!(errno == ENOMEM && (pinned || wide) && size > 0, "errno {errno}: {wish:?}, {old:?}");
+            let expected = errno == ENOSPC && pinned || errno == ENOMEM && wide;
+            assert!(expected && size > 0, "errno {errno}: {wish:?}, {old:?}");
             assert_eq!(found, old.map_or(null_mut(), |old| old.at.as_ptr()), "{wish:?}");
             self.blocks.extend(given);
             return;
@@ -285,7 +287,13 @@ impl World<'_, '_, '_> {
                 let batch = unsafe { self.heap.batch_alloc5(Some(&mut errnos), &mut entries) };
                 Self::check_batch(batch, &errnos);
                 for (at, (old, wish)) in olds.into_iter().zip(wishes).enumerate() {
-                    self.settle(wish, old, entries[at].ptr, entries[at].size, errnos[at]);
+                    let Allocation5 { ptr, size, reserve, .. } = entries[at];
+                    if errnos[at] == 0 && !ptr.is_null() {
+                        let asked = if wish.flags.contains(Flags::PREVENT_MOVE) { 0 } else { wish.reserve };
+                        let pinned = old.is_some() && wish.flags.contains(Flags::CONSTANT_TIME);
+                        assert!(reserve >= size && (pinned || reserve >= asked), "{reserve}: {wish:?}");
+                    }
+                    self.settle(wish, old, ptr, size, errnos[at]);
                 }
             }
             Step::TryRealloc { block, size } => {
@@ -294,7 +302,7 @@ impl World<'_, '_, '_> {
                 match unsafe { self.heap.try_realloc(old.at.as_ptr(), *size) } {
                     Ok(()) => self.resized(old, old.at, *size),
                     Err(error) => {
-                        assert!(error == Errno::ENOMEM && *size > old.bytes, "{error:?}: {size} of {old:?}");
+                        assert!(error == Errno::ENOSPC && *size > old.bytes, "{error:?}: {size} of {old:?}");
                         self.blocks.push(old);
                     }
                 }
@@ -419,7 +427,7 @@ fn nonsense_gets_its_errno_and_changes_nothing() {
             (null_mut(), 16, 16, 0, Flags::from_bits_retain(1 << 40), EINVAL),
             (block.as_ptr(), 0, 16, 0, Flags::BATCH_IS_ALL_REALLOC, EINVAL),
             (block.as_ptr(), 1 << 45, 16, 0, Flags::empty(), ENOMEM),
-            (block.as_ptr(), 1 << 20, 16, 0, Flags::PREVENT_MOVE, ENOMEM),
+            (block.as_ptr(), 1 << 20, 16, 0, Flags::PREVENT_MOVE, ENOSPC),
             (block.as_ptr(), 50, 3, 0, Flags::empty(), EINVAL),
             (foreign, 0, 16, 0, Flags::empty(), EINVAL),
             (foreign, 50, 16, 0, Flags::empty(), EINVAL),
@@ -449,7 +457,7 @@ fn nonsense_gets_its_errno_and_changes_nothing() {
             assert_eq!(heap.try_realloc(foreign, 5), Err(Errno::EINVAL));
             assert_eq!(heap.try_aligned_realloc(block.as_ptr(), 3, 5), Err(Errno::EINVAL));
             assert_eq!(heap.try_aligned_realloc(foreign, 16, 5), Err(Errno::EINVAL));
-            assert_eq!(heap.try_aligned_realloc(block.as_ptr(), 1 << 30, 5), Err(Errno::ENOMEM));
+            assert_eq!(heap.try_aligned_realloc(block.as_ptr(), 1 << 30, 5), Err(Errno::ENOSPC));
             assert_eq!((heap.malloc_usable_size(foreign), heap.malloc_usable_size(null_mut())), (0, 0));
             assert_eq!(heap.free(block), Ok(()));
         }
@@ -643,7 +651,7 @@ fn blocks_of_a_run_are_blocks() {
             // One grows out of the run.
             let grown = heap.aligned_realloc(ptrs[777], 16, 1000).expect("memory");
             assert_eq!(grown.cast::<[u64; 3]>().read(), [777; 3]);
-            assert_eq!(heap.try_realloc(ptrs[778], 25), Err(Errno::ENOMEM));
+            assert_eq!(heap.try_realloc(ptrs[778], 25), Err(Errno::ENOSPC));
             assert_eq!(heap.try_realloc(ptrs[778], 1), Ok(()));
             let again = heap.free(NonNull::new(ptrs[777]).expect("a block"));
             assert!(matches!(again, Err(HeapError::NotABlock { .. })), "{again:?}");
@@ -677,5 +685,38 @@ fn new_blocks_are_zero_to_their_ends() {
                 assert_eq!(heap.free(around[0]).and(heap.free(around[2])), Ok(()));
             }
         }
+    });
+}
+
+/// A reserve that is told can be had, without a move and in full.
+#[test]
+fn reserves_are_told_and_kept() {
+    with_heap(4096, |heap| {
+        let new = |size, reserve| Allocation5 {
+            ptr: null_mut(),
+            size,
+            alignment: 0,
+            reserve,
+            flags: Flags::empty(),
+        };
+        let mut entries =
+            [new(100, 0), new(100, 5000), new(100, 300_000), new(70_000, 0), new(70_000, 3_000_000)];
+        let (asked, mut errnos) = (entries, [UNTOLD; 5]);
+        // SAFETY: all are new.
+        let batch = unsafe { heap.batch_alloc5(Some(&mut errnos), &mut entries) };
+        assert_eq!((batch.succeeded, errnos), (5, [0; 5]));
+        for (entry, asked) in entries.iter_mut().zip(asked) {
+            assert!(entry.reserve >= asked.reserve && entry.size >= asked.size, "{entry:?} for {asked:?}");
+            let (at, told) = (entry.ptr, entry.reserve);
+            (entry.size, entry.flags) = (told, Flags::PREVENT_MOVE);
+            // SAFETY: the block is used by its new size only.
+            let batch = unsafe { heap.batch_alloc5(None, core::slice::from_mut(entry)) };
+            assert!(batch.complete && entry.ptr == at && entry.size >= told, "{entry:?}");
+            // SAFETY: the block has so many bytes.
+            unsafe { at.add(told - 1).write(1) };
+            entry.flags = Flags::BATCH_IS_ALL_FREE;
+        }
+        // SAFETY: nobody uses them.
+        assert!(unsafe { heap.batch_alloc5(None, &mut entries) }.complete);
     });
 }

@@ -19,6 +19,8 @@ pub enum Errno {
     EEXIST = 17,
     /// An argument makes no sense.
     EINVAL = 22,
+    /// A block that must not move has no room where it is, or isn't aligned there (of N1527's calls only).
+    ENOSPC = 28,
     /// Linux has it, `umpa` doesn't.
     EOPNOTSUPP = 95,
 }
@@ -34,6 +36,7 @@ impl Errno {
             14 => Self::EFAULT,
             17 => Self::EEXIST,
             22 => Self::EINVAL,
+            28 => Self::ENOSPC,
             95 => Self::EOPNOTSUPP,
             _ => return None,
         })

@@ -120,7 +120,8 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
         Batch { succeeded, complete: succeeded == entries.len() }
     }
 
-    /// Allocates, resizes or frees blocks, each in its own manner; the sizes become what the blocks have.
+    /// Allocates, resizes or frees blocks, each in its own manner; sizes and reserves become what the blocks
+    /// have.
     ///
     /// # Safety
     /// As for [`Heap::realloc`] and [`Heap::free`], for each pointer.
@@ -133,6 +134,9 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
                 manner.check().and_then(|()| unsafe { self.entry(&mut entry.ptr, entry.size, &manner) });
             if let Ok(Some(usable)) = done {
                 entry.size = usable;
+                entry.reserve = NonNull::new(entry.ptr)
+                    .and_then(|block| self.reserved_bytes(block).ok())
+                    .unwrap_or(usable);
             }
             succeeded += usize::from(done.is_ok());
             note(&mut errnos, at, done.map(|_| ()));

@@ -43,7 +43,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
     /// Resizes a block where it is.
     ///
     /// # Errors
-    /// `EINVAL`; `ENOMEM` when it would have to move. The block is as it was.
+    /// `EINVAL`; `ENOSPC` when it would have to move; `ENOMEM`. The block is as it was.
     ///
     /// # Safety
     /// As for [`Heap::resize`].
@@ -56,7 +56,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
     /// Resizes a block where it is, if it is aligned there.
     ///
     /// # Errors
-    /// As for [`Self::try_realloc`]; `ENOMEM` also when the block isn't aligned.
+    /// As for [`Self::try_realloc`]; `ENOSPC` also when the block isn't aligned.
     ///
     /// # Safety
     /// As for [`Heap::resize`].
@@ -73,7 +73,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
         let block = NonNull::new(ptr).ok_or(Errno::EINVAL)?;
         self.usable_bytes(block).map_err(errno)?;
         if !ptr.addr().is_multiple_of(alignment) {
-            return Err(Errno::ENOMEM);
+            return Err(Errno::ENOSPC);
         }
         // SAFETY: the caller's precondition.
         unsafe { self.try_realloc(ptr, size) }
