@@ -1,7 +1,7 @@
 /* umpa.h: a user-mode page allocator, for C and C++ programs in a guest of vmm's.
  *
  * The paper's five functions, the mmap family, malloc and its kin, and N1527's batches: one allocator, so what
- * one gives another takes. From 64 KiB on a block of malloc is one of userpage_malloc's.
+ * one gives another takes. A block of 64 KiB or more that malloc makes is one of userpage_malloc's.
  *
  * A program is freestanding: this header is all the library that it has, but for memcpy, memmove, memset, memcmp
  * and strlen, which compilers call by themselves. `vmm cc prog.c -o prog.elf` compiles one, `vmm run prog.elf`
