@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // reason: takes and gives blocks by pointer
 
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 
 use umpa::blocks::Machine;
@@ -28,6 +29,13 @@ fn note(errnos: &mut Option<&mut [i32]>, at: usize, done: Result<(), Errno>) {
     }
 }
 
+/// The same of many entries: nothing to do where nobody wants to know.
+fn note_all(errnos: &mut Option<&mut [i32]>, entries: Range<usize>, done: Result<(), Errno>) {
+    if errnos.is_some() {
+        entries.for_each(|at| note(errnos, at, done));
+    }
+}
+
 impl<M: Machine + Send> Heap<'_, '_, M> {
     /// Allocates, resizes or frees blocks of one size. `size` becomes what each block of the batch that
     /// was allocated or resized has at least. `errnos`, as many as there are pointers, get 0 or the
@@ -46,11 +54,11 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
     ) -> Batch {
         let manner = Manner::new(alignment, reserve, flags);
         if let Err(error) = manner.check() {
-            (0..ptrs.len()).for_each(|at| note(&mut errnos, at, Err(error)));
+            note_all(&mut errnos, 0..ptrs.len(), Err(error));
             return Batch { succeeded: 0, complete: ptrs.is_empty() };
         }
         if self.new_run(ptrs, size, &manner) {
-            (0..ptrs.len()).for_each(|at| note(&mut errnos, at, Ok(())));
+            note_all(&mut errnos, 0..ptrs.len(), Ok(()));
             return Batch { succeeded: ptrs.len(), complete: true };
         }
         let frees = flags.contains(Flags::BATCH_IS_ALL_FREE)
@@ -60,7 +68,7 @@ impl<M: Machine + Send> Heap<'_, '_, M> {
             if frees {
                 // SAFETY: the caller's precondition.
                 let freed = unsafe { self.free_nodes(&mut ptrs[at..], flags) };
-                (at..at + freed).for_each(|at| note(&mut errnos, at, Ok(())));
+                note_all(&mut errnos, at..at + freed, Ok(()));
                 (at, succeeded) = (at + freed, succeeded + freed);
             }
             let Some(ptr) = ptrs.get_mut(at) else { break };
