@@ -12,6 +12,7 @@
 //! - [`block`]: the block device, for page files;
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
 //! - [`pagefile`]: regions larger than their frames, behind page faults;
+//! - [`idle`]: waiting with something to do;
 //! - [`clock`]: cycles; [`builtins`]: the functions that compilers call by themselves;
 //! - [`workloads`]: one file each, ordinary Rust;
 //!
@@ -44,6 +45,7 @@ pub mod clock;
 pub mod entry;
 pub mod fault;
 pub mod heap;
+pub mod idle;
 pub mod lend;
 pub mod machine;
 pub mod mmu;

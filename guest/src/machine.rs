@@ -23,6 +23,7 @@ pub struct Machine {
     pub hypervisor: Hypervisor,
     /// The block device, if there is one. Whoever keeps pages in it takes it.
     pub disk: Option<Disk>,
+    zeroed_frames: u64,
 }
 
 impl Machine {
@@ -34,7 +35,13 @@ impl Machine {
     pub unsafe fn new(boot: &BootInfo) -> Self {
         // SAFETY: all preconditions are the caller's.
         let (tables, tlb, disk) = unsafe { (DirectTables::new(boot), LocalTlb::new(boot), Disk::new(boot)) };
-        Self { tables, tlb, hypervisor: Hypervisor::new(), disk }
+        Self { tables, tlb, hypervisor: Hypervisor::new(), disk, zeroed_frames: 0 }
+    }
+
+    /// Frames zeroed so far by this program.
+    #[must_use]
+    pub const fn zeroed_frames(&self) -> u64 {
+        self.zeroed_frames
     }
 }
 
@@ -79,6 +86,7 @@ impl FrameSource for Machine {
 
 impl Contents for Machine {
     fn zero(&mut self, first: Frame, frames: u64) {
+        self.zeroed_frames += frames;
         DirectContents.zero(first, frames);
     }
     fn copy(&mut self, from: Frame, to: Frame, frames: u64) {

@@ -17,6 +17,9 @@
 //! first touch of a 64 KiB block is one fault of a shadowing hypervisor, not two. What the leaves show
 //! besides is nobody's, as all of the direct map is. Covers keep their frames until they are freed.
 //!
+//! The size of leaves can be chosen ([`sized`]) and changed in place ([`promote`]); memory is zeroed only where
+//! that is asked for ([`zeroed`]), from frames that are zero already if there are.
+//!
 //! Invariants ([`Umpa::check`]):
 //!
 //! - `granted = free + quarantined + Σ frames of blocks + frames of retained windows + frames of

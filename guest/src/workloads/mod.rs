@@ -30,6 +30,7 @@ mod moves_times;
 mod n1527;
 mod n1527_times;
 mod pagefile;
+mod promote;
 mod real_frames;
 mod release;
 mod release_times;
@@ -45,6 +46,7 @@ mod victim;
 mod views;
 mod violation;
 mod watch;
+mod zeroed;
 
 use core::fmt;
 use core::panic::Location;
@@ -196,6 +198,11 @@ pub static WORKLOADS: &[Workload] = &[
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
     Workload {
+        name: "promote",
+        description: "[units [words]] small leaves become large ones and back, in place, every word read back",
+        run: promote::run,
+    },
+    Workload {
         name: "real-frames",
         description: "[rounds] provision 1: memory is real when the call returns, lazy only where asked",
         run: real_frames::run,
@@ -270,6 +277,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "watch",
         description: "[pages] provision 5: told what is read and written, by the processor's bits and by faults",
         run: watch::run,
+    },
+    Workload {
+        name: "zeroed",
+        description: "[pages [words]] memory that reads as zero: zero already, zeroed ahead, or by the call",
+        run: zeroed::run,
     },
 ];
 
