@@ -12,6 +12,7 @@ mod block;
 mod c;
 mod churn;
 mod conformance;
+mod crowding;
 mod dlmalloc;
 mod edits;
 mod exception;
@@ -23,6 +24,7 @@ mod flush;
 mod flushes;
 mod guarded;
 mod handles;
+mod hole;
 mod list;
 mod mmap;
 mod mmap_times;
@@ -110,6 +112,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: conformance::run,
     },
     Workload {
+        name: "crowding",
+        description: "[blocks [steps]] frames behind heaps over time: pages given back from their middle",
+        run: crowding::run,
+    },
+    Workload {
         name: "dlmalloc",
         description: "[scale] Rust's collections on a heap on umpa: large ones grow without copies",
         run: dlmalloc::run,
@@ -159,6 +166,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "handles",
         description: "[pages] memory as Rust values only: blocks, rings, views, images, collections on pages",
         run: handles::run,
+    },
+    Workload {
+        name: "hole",
+        description: "[KiB] the block that dlmalloc has no hole for, drawn: had with the same frames",
+        run: hole::run,
     },
     Workload {
         name: "list",

@@ -173,6 +173,16 @@ impl<'u, 'a, M: Machine + Send> BaselineHeap<'u, 'a, M> {
         Ok(*self.enter()?.allocator().bytes.borrow())
     }
 
+    /// Shows the page allocator below.
+    ///
+    /// # Errors
+    /// [`HeapError::Busy`].
+    pub fn inspect<T>(&self, look: impl FnOnce(&Umpa<'a, M>) -> T) -> Result<T, HeapError> {
+        let heap = self.enter()?;
+        let umpa = heap.allocator().umpa.borrow();
+        Ok(look(&umpa))
+    }
+
     /// Gives back what dlmalloc can: the free end of the segment. Returns whether any was.
     ///
     /// # Errors

@@ -227,13 +227,12 @@ impl Bounds {
         for at in 0..self.digest.len() {
             let digest = self.digest.get(at);
             assert!(digest == 0 || at < self.top, "digest {at}, top {}", self.top);
-            for word in (0..WORD).filter(|word| digest >> word & 1 != 0) {
-                let pair = self.pair(at * WORD + word);
-                assert!(
-                    joined(pair) != 0 && pair[0] & pair[1] == 0,
-                    "pair {:#x}: {pair:x?}",
-                    at * WORD + word
-                );
+            let mut rest = digest;
+            while rest != 0 {
+                let word = at * WORD + u64::from(rest.trailing_zeros());
+                let pair = self.pair(word);
+                assert!(joined(pair) != 0 && pair[0] & pair[1] == 0, "pair {word:#x}: {pair:x?}");
+                rest &= rest - 1;
             }
         }
     }
