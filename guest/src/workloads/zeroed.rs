@@ -108,8 +108,8 @@ fn wait(umpa: &mut Allocator<'_>, polls: u64) -> u64 {
 /// Cycles of a block of 2 MiB, and of the first touch of each page.
 fn cycles(umpa: &mut Allocator<'_>, call: Call, prezero: bool) -> Result<[u64; 2], Failure> {
     let bytes = PageSize::Size2M.bytes();
-    let mut rounds = [[0; ROUNDS]; 2];
-    for round in 0..ROUNDS {
+    let (mut calls, mut touches) = ([0; ROUNDS], [0; ROUNDS]);
+    for (in_call, in_touch) in calls.iter_mut().zip(&mut touches) {
         check(umpa.frames().zeroed_frames() == 0 || prezero, "frames are zero that shouldn't be")?;
         if prezero {
             umpa.prezero(u64::MAX);
@@ -120,11 +120,11 @@ fn cycles(umpa: &mut Allocator<'_>, call: Call, prezero: bool) -> Result<[u64; 2
         for page in 0..bytes / PAGE_BYTES {
             mmu::store(Gva::new(gva.get() + page * PAGE_BYTES), page + 1);
         }
-        (rounds[0][round], rounds[1][round]) = (made - start, clock::cycles() - made);
+        (*in_call, *in_touch) = (made - start, clock::cycles() - made);
         check(umpa.leaf_size(gva) == Some(PageSize::Size2M), "a block of 2 MiB without a large leaf")?;
         call.end(umpa, gva, bytes)?;
     }
-    Ok(rounds.map(|mut cycles| {
+    Ok([calls, touches].map(|mut cycles| {
         cycles.sort_unstable();
         cycles[ROUNDS / 2]
     }))
