@@ -114,12 +114,13 @@ impl Mapping {
     fn new(bytes: u64, gpa: Gpa, protection: ProtFlags) -> Result<Self, MemoryError> {
         let fail = |source: rustix::io::Errno| MemoryError::Reserve { bytes, source: source.into() };
         let room_bytes = bytes + CONGRUENT_BYTES;
+        // Inaccessible at first: what isn't kept of it counts for no limit on data.
         // SAFETY: mmap at an address of the kernel's choice touches no memory that is in use.
         let room = unsafe {
             rustix::mm::mmap_anonymous(
                 ptr::null_mut(),
                 room_bytes as usize,
-                protection,
+                ProtFlags::empty(),
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }
@@ -135,6 +136,10 @@ impl Mapping {
                 rustix::mm::munmap(room.cast(), before).map_err(fail)?;
             }
             rustix::mm::munmap(base.add(bytes as usize).cast(), after).map_err(fail)?;
+            if !protection.is_empty() {
+                let flags = MprotectFlags::from_bits_retain(protection.bits());
+                rustix::mm::mprotect(base.cast(), bytes as usize, flags).map_err(fail)?;
+            }
             // Without huge pages everything works, only slower: no error.
             let _ = rustix::mm::madvise(base.cast(), bytes as usize, Advice::LinuxHugepage);
             base

@@ -22,6 +22,7 @@ mod faults;
 mod fig7;
 mod flush;
 mod flushes;
+mod greedy;
 mod guarded;
 mod handles;
 mod hole;
@@ -156,6 +157,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "flushes",
         description: "provision 4: one page, a range, all; deferred and batched, and what is owed",
         run: flushes::run,
+    },
+    Workload {
+        name: "greedy",
+        description: "[frames|console|escapes|report|calls] takes without end, to see the VMM's limits hold",
+        run: greedy::run,
     },
     Workload {
         name: "guarded",

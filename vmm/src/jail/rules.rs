@@ -26,8 +26,8 @@ mod number {
 const PRCTL: [u64; 2] = [libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
 /// What makes a clone a thread of this process.
 const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
-/// The advice that the allocator and grants give.
-const ADVICE: [i32; 3] = [libc::MADV_DONTNEED, libc::MADV_POPULATE_WRITE, libc::MADV_HUGEPAGE];
+/// The advice that grants give; the last two are MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (Linux 6.13).
+const ADVICE: [i32; 4] = [libc::MADV_DONTNEED, libc::MADV_POPULATE_WRITE, 102, 103];
 
 /// Arguments that a call must have: all of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
