@@ -411,6 +411,9 @@ fn blocks_grow_into_their_reserve() {
 fn nonsense_gets_its_errno_and_changes_nothing() {
     with_heap(4096, |heap| {
         let block = heap.alloc(100, 16).expect("memory");
+        let large = heap.alloc(200_000, 16).expect("memory");
+        // SAFETY: within the block.
+        let within = unsafe { large.as_ptr().add(4096) };
         let mut local = 0u64;
         let foreign = NonNull::from(&mut local).cast::<u8>().as_ptr();
         let new = Flags::BATCH_IS_ALL_ALLOC;
@@ -429,6 +432,12 @@ fn nonsense_gets_its_errno_and_changes_nothing() {
             (block.as_ptr(), 1 << 45, 16, 0, Flags::empty(), ENOMEM),
             (block.as_ptr(), 1 << 20, 16, 0, Flags::PREVENT_MOVE, ENOSPC),
             (block.as_ptr(), 50, 3, 0, Flags::empty(), EINVAL),
+            (block.as_ptr(), 50, 16, usize::MAX, Flags::empty(), ENOMEM),
+            (block.as_ptr(), 50, 16, usize::MAX / 8, Flags::RESERVE_IS_MULT, ENOMEM),
+            (large.as_ptr(), 50, 16, usize::MAX, Flags::empty(), ENOMEM),
+            (large.as_ptr(), 1 << 20, 16, 1 << 50, Flags::empty(), ENOMEM),
+            (large.as_ptr(), 1 << 20, 3, 1 << 22, Flags::empty(), EINVAL),
+            (within, 1 << 20, 16, 1 << 22, Flags::empty(), EINVAL),
             (foreign, 0, 16, 0, Flags::empty(), EINVAL),
             (foreign, 50, 16, 0, Flags::empty(), EINVAL),
             (foreign, 50, 16, 0, Flags::BATCH_IS_ALL_FREE, EINVAL),
@@ -459,7 +468,8 @@ fn nonsense_gets_its_errno_and_changes_nothing() {
             assert_eq!(heap.try_aligned_realloc(foreign, 16, 5), Err(Errno::EINVAL));
             assert_eq!(heap.try_aligned_realloc(block.as_ptr(), 1 << 30, 5), Err(Errno::ENOSPC));
             assert_eq!((heap.malloc_usable_size(foreign), heap.malloc_usable_size(null_mut())), (0, 0));
-            assert_eq!(heap.free(block), Ok(()));
+            assert_eq!(heap.malloc_usable_size(large.as_ptr()), 200_704);
+            assert_eq!(heap.free(block).and(heap.free(large)), Ok(()));
         }
     });
 }
