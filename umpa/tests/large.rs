@@ -252,14 +252,28 @@ fn without_a_run_of_512_it_stays_as_it_is() {
     });
 }
 
-/// On a machine without pages of 1 GiB they are refused, or are smaller; the model has too few frames for
-/// one that is there.
+/// A page of 1 GiB where there is a run for it; then it is split only where somebody wants that.
 #[test]
-fn pages_of_1_gib_are_refused_by_name() {
+fn a_page_of_1_gib_is_had_by_name_or_refused() {
+    let huge = PageSize::Size1G;
     world(&plain(2048), |world| {
-        let bytes = 1 << 30;
-        let refused = world.umpa.userpage_malloc_sized(bytes, PageSize::Size1G, Otherwise::Refuse);
+        let refused = world.umpa.userpage_malloc_sized(huge.bytes(), huge, Otherwise::Refuse);
         assert!(matches!(refused, Err(AllocError::OutOfFrames { .. })), "{refused:?}");
+        world.umpa.check(0);
+    });
+    world(&plain(huge.frames() + 8), |world| {
+        let block = world.umpa.userpage_malloc_sized(1, huge, Otherwise::Refuse).unwrap();
+        assert_eq!(world.umpa.leaf_size(block), Some(huge));
+        assert_eq!(world.umpa.userpage_promote_block(block).unwrap().large, 512);
+        let far = page(block, 5 * UNIT + 7);
+        world.umpa.machine_mut().access(far, Access::Write(9)).unwrap();
+        assert_eq!(world.umpa.userpage_demote(far, PAGE_BYTES), Ok(1));
+        let sizes = [block, far, page(block, huge.frames() - 1)].map(|gva| world.umpa.leaf_size(gva));
+        assert_eq!(sizes, [PageSize::Size2M, PageSize::Size4K, PageSize::Size2M].map(Some));
+        assert_eq!(world.umpa.userpage_promote_block(block).unwrap().promoted, 1);
+        assert_eq!(world.umpa.machine_mut().access(far, Access::Read), Ok(9));
+        world.umpa.userpage_free(block).unwrap();
+        world.umpa.settle();
         world.umpa.check(0);
     });
 }
