@@ -14,47 +14,105 @@
 //! No attack keeps Rust's rules for the memory that it works with. It keeps its own objects alive, and that
 //! is all: what is tried here are the VMM's guarantees.
 
-#![allow(unsafe_code)] // reason: runs any code, reads and writes anywhere; see above
+#![allow(unsafe_code)] // reason: some of them run without any rule, see above
 
+mod answer_forged;
 mod apic;
+mod attacker;
+mod beyond_width;
+mod boot_page_rewritten;
+mod broken_gate;
+mod call_area_moved;
 mod call_fuzz;
+mod call_lengths;
+mod call_ops;
+mod console_escapes;
+mod console_flood;
+mod control_registers;
 mod copy_given_back;
+mod cpuid_probe;
 mod crossing_ungranted;
+mod debug_registers;
+mod deep_recursion;
+mod demand_ignored;
+mod descriptor_tables;
 mod every_power_of_two;
+mod exchange_foreign;
+mod exchange_full;
+mod exchange_huge;
+mod exchange_tables;
 mod exchange_twice;
+mod execute_data;
 mod execute_given_back;
 mod execute_ungranted;
+mod exit_codes;
+mod exit_storm;
+mod extended_state;
+mod far_transfers;
+mod fault_storm;
+mod forged_results;
+mod giant_leaf_partly;
+mod give_in_flight;
+mod give_own_code;
+mod give_own_stack;
 mod given_back;
 mod halt;
+mod handler_faults;
 mod hardware;
+mod hoard;
+mod interrupts_off;
+mod kick_storm;
+mod kvm_clock;
+mod large_leaf_given_back;
+mod large_leaf_partly;
 mod locked_ungranted;
+mod mmio_forms;
+mod msr_scan;
+mod msr_write;
 mod neighbours;
+mod page_file_beyond;
 mod pc_holes;
+mod port_forms;
+mod port_scan;
+mod queue;
+mod queue_changes;
+mod queue_foreign_data;
+mod queue_foreign_headers;
+mod queue_fuzz;
+mod queue_heads;
+mod queue_index_lies;
+mod queue_long_chain;
+mod queue_loops;
+mod queue_wraps;
 mod read_given_back;
 mod read_ungranted;
 mod recycled;
+mod report_flood;
+mod reserved_bits;
+mod root_foreign;
+mod self_tables;
 mod slot_borders;
+mod software_interrupts;
 mod spin;
 mod stack_given_back;
 mod stack_ungranted;
 mod string_ungranted;
+mod table_given_back;
+mod table_in_hole;
+mod table_ungranted;
+mod tables_from_disk;
+mod trap_pages;
 mod triple_fault;
+mod virtualization;
+mod waits;
+mod write_code;
 mod write_given_back;
 mod write_ungranted;
+mod wrong_version;
 
-use fastrand::Rng;
-use umpa::hardware::{FrameSource, TableMemory, Tlb};
-use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
-use umpa_abi::boot::BootInfo;
-use umpa_abi::exchange::{Extent, Policy, Shortfall};
-use umpa_abi::layout::{BLOCKS_GVA, direct};
-use umpa_abi::paging::{self, ACCESSED, DIRTY, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
-use umpa_abi::record::{Counter, Record, name};
+pub use attacker::{Attacker, GP, MARK, PF, Way, raised};
 
-use crate::call;
-use crate::machine::Machine;
-use crate::trap::probe::{self, Raised, Registers};
-use crate::workloads::{Failure, check};
+use crate::workloads::Failure;
 
 /// An attack.
 #[derive(Debug)]
@@ -69,393 +127,96 @@ pub struct Attack {
 
 /// All attacks, in alphabetical order.
 pub static ATTACKS: &[&Attack] = &[
+    &answer_forged::ATTACK,
     &apic::ATTACK,
+    &beyond_width::ATTACK,
+    &boot_page_rewritten::ATTACK,
+    &broken_gate::ATTACK,
+    &call_area_moved::ATTACK,
     &call_fuzz::ATTACK,
+    &call_lengths::ATTACK,
+    &call_ops::ATTACK,
+    &console_escapes::ATTACK,
+    &console_flood::ATTACK,
+    &control_registers::ATTACK,
     &copy_given_back::ATTACK,
+    &cpuid_probe::ATTACK,
     &crossing_ungranted::ATTACK,
+    &debug_registers::ATTACK,
+    &deep_recursion::ATTACK,
+    &demand_ignored::ATTACK,
+    &descriptor_tables::ATTACK,
     &every_power_of_two::ATTACK,
+    &exchange_foreign::ATTACK,
+    &exchange_full::ATTACK,
+    &exchange_huge::ATTACK,
+    &exchange_tables::ATTACK,
     &exchange_twice::ATTACK,
+    &execute_data::ATTACK,
     &execute_given_back::ATTACK,
     &execute_ungranted::ATTACK,
+    &exit_codes::ATTACK,
+    &exit_storm::ATTACK,
+    &extended_state::ATTACK,
+    &far_transfers::ATTACK,
+    &fault_storm::ATTACK,
+    &forged_results::ATTACK,
+    &giant_leaf_partly::ATTACK,
+    &give_in_flight::ATTACK,
+    &give_own_code::ATTACK,
+    &give_own_stack::ATTACK,
     &halt::ATTACK,
+    &handler_faults::ATTACK,
+    &hoard::ATTACK,
+    &interrupts_off::ATTACK,
+    &kick_storm::ATTACK,
+    &kvm_clock::ATTACK,
+    &large_leaf_given_back::ATTACK,
+    &large_leaf_partly::ATTACK,
     &locked_ungranted::ATTACK,
+    &mmio_forms::ATTACK,
+    &msr_scan::ATTACK,
+    &msr_write::ATTACK,
     &neighbours::ATTACK,
+    &page_file_beyond::ATTACK,
     &pc_holes::ATTACK,
+    &port_forms::ATTACK,
+    &port_scan::ATTACK,
+    &queue_changes::ATTACK,
+    &queue_foreign_data::ATTACK,
+    &queue_foreign_headers::ATTACK,
+    &queue_fuzz::ATTACK,
+    &queue_heads::ATTACK,
+    &queue_index_lies::ATTACK,
+    &queue_long_chain::ATTACK,
+    &queue_loops::ATTACK,
+    &queue_wraps::ATTACK,
     &read_given_back::ATTACK,
     &read_ungranted::ATTACK,
     &recycled::ATTACK,
+    &report_flood::ATTACK,
+    &reserved_bits::ATTACK,
+    &root_foreign::ATTACK,
+    &self_tables::ATTACK,
     &slot_borders::ATTACK,
+    &software_interrupts::ATTACK,
     &spin::ATTACK,
     &stack_given_back::ATTACK,
     &stack_ungranted::ATTACK,
     &string_ungranted::ATTACK,
+    &table_given_back::ATTACK,
+    &table_in_hole::ATTACK,
+    &table_ungranted::ATTACK,
+    &tables_from_disk::ATTACK,
+    &trap_pages::ATTACK,
     &triple_fault::ATTACK,
+    &virtualization::ATTACK,
+    &waits::ATTACK,
+    &write_code::ATTACK,
     &write_given_back::ATTACK,
     &write_ungranted::ATTACK,
+    &wrong_version::ATTACK,
 ];
-
-/// Page fault, general protection, invalid opcode.
-pub const PF: u64 = 14;
-/// See [`PF`].
-pub const GP: u64 = 13;
-/// See [`PF`].
-pub const UD: u64 = 6;
-
-/// A word that nobody else writes.
-pub const MARK: u64 = 0xa77a_c4ed_a77a_c4ed;
-
-/// A way to access memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// A load.
-    Read,
-    /// A store.
-    Write,
-    /// A jump there.
-    Execute,
-    /// A locked addition.
-    Locked,
-    /// A push, with it as the stack.
-    Push,
-    /// String instructions, from there.
-    CopyFrom,
-    /// String instructions, to there.
-    CopyTo,
-}
-
-impl Way {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Read, Self::Write, Self::Execute, Self::Locked, Self::Push, Self::CopyFrom, Self::CopyTo];
-
-    /// One for each number.
-    #[must_use]
-    pub const fn of(number: u64) -> Self {
-        Self::ALL[number as usize % Self::ALL.len()]
-    }
-}
-
-/// What an attack has in its hands.
-pub struct Attacker<'a> {
-    /// What the VMM said at the start.
-    pub boot: &'a BootInfo,
-    /// Tables, flushes, frames.
-    pub machine: &'a mut Machine,
-    /// Which of its kinds.
-    pub variant: u64,
-    effort: u64,
-    /// The same numbers in every run.
-    pub rng: Rng,
-    tables_used: u64,
-    code: Option<Frame>,
-    /// What was tried, and how often an exception was the answer.
-    tried: u64,
-    raised: u64,
-}
-
-impl<'a> Attacker<'a> {
-    /// For one attack.
-    #[must_use]
-    pub fn new(boot: &'a BootInfo, machine: &'a mut Machine, variant: u64, effort: u64) -> Self {
-        let rng = Rng::with_seed(0x5eed ^ variant);
-        Self {
-            boot,
-            machine,
-            variant,
-            effort,
-            rng,
-            tables_used: boot.tables_used,
-            code: None,
-            tried: 0,
-            raised: 0,
-        }
-    }
-
-    /// What was tried, and how often an exception was the answer.
-    #[must_use]
-    pub const fn counts(&self) -> [u64; 2] {
-        [self.tried, self.raised]
-    }
-
-    /// Counts what isn't counted by itself: calls.
-    pub const fn tried(&mut self, times: u64) {
-        self.tried += times;
-    }
-
-    /// As many as the effort says, of `most`; at least one.
-    #[must_use]
-    pub fn some(&self, most: u64) -> u64 {
-        (most * self.effort / 100).max(1)
-    }
-
-    /// The numbers from `first` on below `end`, in equal steps, as many as the effort says.
-    pub fn steps(&self, first: u64, end: u64) -> impl Iterator<Item = u64> + use<> {
-        (first..end).step_by((100 / self.effort.max(1)).max(1) as usize)
-    }
-
-    /// True at CPL 0.
-    #[must_use]
-    pub const fn is_kernel(&self) -> bool {
-        self.boot.ring == 0
-    }
-
-    // Frames
-
-    /// Gets `pages` pages of a size, in a row.
-    ///
-    /// # Errors
-    /// When the VMM doesn't give them so.
-    pub fn get(&mut self, pages: u64, size: PageSize) -> Result<Frame, Failure> {
-        let mut want_pages = [0; 3];
-        want_pages[size as usize] = pages;
-        let (mut first, mut extents) = (Frame::new(0), 0);
-        let source = &mut self.machine.hypervisor;
-        let exchanged = source.exchange(&[], want_pages, Policy::AllOrNothing, &mut |extent| {
-            (first, extents) = (extent.first(), extents + 1);
-        });
-        check(exchanged.shortfall == Shortfall::None && extents == 1, "no frames in a row")?;
-        Ok(first)
-    }
-
-    /// Gives frames back.
-    ///
-    /// # Errors
-    /// When the VMM doesn't take them.
-    pub fn give(&mut self, first: Frame, frames: u32) -> Result<(), Failure> {
-        let back = [Extent::new(first, frames, PageSize::Size4K)];
-        let exchanged = self.machine.hypervisor.exchange(&back, [0; 3], Policy::AllOrNothing, &mut |_| {});
-        check(exchanged.taken_frames == frames.into(), "frames that were ours weren't taken back")
-    }
-
-    /// A frame in the middle of those that this guest could get, and hasn't got.
-    #[must_use]
-    pub const fn never_granted(&self) -> Frame {
-        self.boot.frames_first().offset(self.boot.frames_max / 2)
-    }
-
-    /// Says that what comes now is an access at `gpa`.
-    pub fn target(&mut self, gpa: Gpa) {
-        let target = Counter { name: name("target"), value: gpa.get() };
-        // If it is refused, the host holds nothing against the violation, and says so.
-        let _ = call::report(&Record::Counter(target));
-    }
-
-    // Tables
-
-    /// Bits that let this guest do everything with a page but execute it.
-    #[must_use]
-    pub const fn data_bits(&self) -> u64 {
-        PRESENT | WRITABLE | ACCESSED | DIRTY | NO_EXECUTE | self.user_bit()
-    }
-
-    /// Bits that let it execute a page, and not write it.
-    #[must_use]
-    pub const fn code_bits(&self) -> u64 {
-        PRESENT | ACCESSED | self.user_bit()
-    }
-
-    /// Bits of an entry that points to a table.
-    #[must_use]
-    pub const fn table_bits(&self) -> u64 {
-        PRESENT | WRITABLE | ACCESSED | self.user_bit()
-    }
-
-    const fn user_bit(&self) -> u64 {
-        if self.is_kernel() { 0 } else { USER }
-    }
-
-    /// An address whose tables nobody uses: each number has 512 GiB of its own.
-    #[must_use]
-    pub const fn place(&self, number: u64) -> Gva {
-        Gva::new(BLOCKS_GVA.get() + (number << 39))
-    }
-
-    /// The table of `level` on the way to `gva`; missing ones are made.
-    ///
-    /// # Errors
-    /// When the table arena is used up.
-    pub fn table(&mut self, gva: Gva, level: u32) -> Result<Frame, Failure> {
-        let mut table = self.boot.root().containing();
-        for above in (level + 1..=paging::LEVELS).rev() {
-            let index = paging::index(gva, above);
-            let entry = self.machine.tables.read(table, index);
-            table = if entry & PRESENT != 0 {
-                paging::address(entry).containing()
-            } else {
-                let new = self.new_table()?;
-                self.machine.tables.write(table, index, new.start().get() | self.table_bits());
-                new
-            };
-        }
-        Ok(table)
-    }
-
-    /// An empty frame of the table arena.
-    ///
-    /// # Errors
-    /// When it is used up.
-    pub fn new_table(&mut self) -> Result<Frame, Failure> {
-        check(self.tables_used < self.boot.tables_frames, "the table arena is used up")?;
-        self.tables_used += 1;
-        Ok(self.boot.tables_first().offset(self.tables_used - 1))
-    }
-
-    /// Writes the entry of `level` for `gva`; tables above it are made.
-    ///
-    /// # Errors
-    /// When the table arena is used up.
-    pub fn set(&mut self, gva: Gva, level: u32, entry: u64) -> Result<(), Failure> {
-        let table = self.table(gva, level)?;
-        self.machine.tables.write(table, paging::index(gva, level), entry);
-        Ok(())
-    }
-
-    /// Maps the page of `size` at `gpa` to `gva` for data, and flushes.
-    ///
-    /// # Errors
-    /// When the table arena is used up.
-    pub fn map(&mut self, gva: Gva, gpa: Gpa, size: PageSize) -> Result<(), Failure> {
-        let large = if size == PageSize::Size4K { 0 } else { LARGE };
-        self.set(gva, size.level(), gpa.get() | self.data_bits() | large)?;
-        self.machine.flush_all();
-        Ok(())
-    }
-
-    // Accesses. Each comes back with the exception if there is one; a violation ends the guest.
-
-    /// Runs the code at `gva`.
-    ///
-    /// # Errors
-    /// The exception.
-    pub fn run_at(&mut self, gva: Gva, registers: &mut Registers) -> Result<(), Raised> {
-        // SAFETY: what code does that an attack runs is the attack (see the module).
-        let done = unsafe { probe::run(gva, registers) };
-        self.tried += 1;
-        self.raised += u64::from(done.is_err());
-        done
-    }
-
-    /// Runs machine code, which ends with `ret` (added here) and fits into a page.
-    ///
-    /// # Errors
-    /// The exception, or that there is no page for it.
-    pub fn run(&mut self, code: &[u8], registers: &mut Registers) -> Result<Result<(), Raised>, Failure> {
-        let at = self.write_code(code)?;
-        Ok(self.run_at(at, registers))
-    }
-
-    /// Writes machine code and `ret` to a page of its own, always the same; returns where it runs.
-    ///
-    /// # Errors
-    /// When there is no page for it.
-    pub fn write_code(&mut self, code: &[u8]) -> Result<Gva, Failure> {
-        let at = self.place(60);
-        let frame = match self.code {
-            Some(frame) => frame,
-            None => {
-                let frame = self.get(1, PageSize::Size4K)?;
-                self.set(at, 1, frame.start().get() | self.code_bits())?;
-                self.code = Some(frame);
-                frame
-            }
-        };
-        self.write(frame.start(), code);
-        self.write(Gpa::new(frame.start().get() + code.len() as u64), &[0xc3]);
-        Ok(at)
-    }
-
-    /// Writes bytes to a granted frame, through the direct map.
-    pub fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
-        for (&byte, at) in bytes.iter().zip(direct(gpa).get()..) {
-            // SAFETY: an attack's own frame, in which no object lies.
-            unsafe { (at as *mut u8).write_volatile(byte) };
-        }
-    }
-
-    /// Accesses `gpa`, through a mapping that allows everything.
-    ///
-    /// # Errors
-    /// When nothing has stopped it.
-    pub fn reach(&mut self, way: Way, gpa: Gpa) -> Result<(), Failure> {
-        let gva = self.open(gpa)?;
-        self.target(gpa);
-        self.touch(way, gva)
-    }
-
-    /// Maps the frame at `gpa` for everything; returns where `gpa` is seen.
-    ///
-    /// # Errors
-    /// When the table arena is used up.
-    pub fn open(&mut self, gpa: Gpa) -> Result<Gva, Failure> {
-        let page = self.place(1);
-        self.set(page, 1, (gpa.get() & paging::ADDRESS) | self.data_bits() & !NO_EXECUTE)?;
-        self.machine.flush_all();
-        Ok(Gva::new(page.get() + (gpa.get() & (PAGE_BYTES - 1))))
-    }
-
-    /// Accesses `gva`, where nothing may be reached. `Ok`: an exception.
-    ///
-    /// # Errors
-    /// When nothing has stopped it.
-    pub fn touch(&mut self, way: Way, gva: Gva) -> Result<(), Failure> {
-        let mut registers =
-            Registers { rax: MARK, rcx: 16, rsi: gva.get(), rdi: gva.get(), ..Registers::default() };
-        let own = [0_u64; 2];
-        let code = match way {
-            Way::Read => hardware::load(),
-            Way::Write => hardware::store(),
-            Way::Execute => hardware::jump(),
-            Way::Locked => hardware::locked_add(),
-            Way::Push => {
-                registers.rdi += 8;
-                hardware::push()
-            }
-            Way::CopyFrom => {
-                registers.rdi = (&raw const own) as u64;
-                hardware::copy()
-            }
-            Way::CopyTo => {
-                registers.rsi = (&raw const own) as u64;
-                hardware::copy()
-            }
-        };
-        match self.run_at(code, &mut registers) {
-            Ok(()) => Err(Failure::new("memory that isn't ours was reached")),
-            // Code that isn't ours has run if it says so by anything but a page fault at its own address.
-            Err(raised) if matches!(way, Way::Execute) && raised.rip == gva && raised.vector != PF => {
-                Err(Failure::new("code in memory that isn't ours was executed"))
-            }
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// Loads a word.
-    ///
-    /// # Errors
-    /// The exception.
-    pub fn load(&mut self, gva: Gva) -> Result<u64, Raised> {
-        let mut registers = Registers { rdi: gva.get(), ..Registers::default() };
-        self.run_at(hardware::load(), &mut registers).map(|()| registers.rax)
-    }
-
-    /// Stores a word.
-    ///
-    /// # Errors
-    /// The exception.
-    pub fn store(&mut self, gva: Gva, value: u64) -> Result<(), Raised> {
-        let mut registers = Registers { rax: value, rdi: gva.get(), ..Registers::default() };
-        self.run_at(hardware::store(), &mut registers)
-    }
-}
-
-/// `Ok` if an exception came with this number.
-///
-/// # Errors
-/// Otherwise: `what` has happened.
-#[track_caller]
-pub fn raised<T>(found: Result<T, Raised>, vectors: &[u64], what: &'static str) -> Result<(), Failure> {
-    check(found.is_err_and(|raised| vectors.contains(&raised.vector)), what)
-}
 
 #[cfg(test)]
 mod tests {

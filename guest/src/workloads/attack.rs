@@ -20,6 +20,6 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let mut attacker = Attacker::new(context.boot, &mut context.machine, variant, effort);
     (attack.run)(&mut attacker)?;
     let [tried, raised] = attacker.counts();
-    println!("{tried} tries, {raised} exceptions");
+    println!("\n{tried} tries, {raised} exceptions");
     Ok(())
 }

@@ -224,13 +224,14 @@ impl Attempt<'_> {
         let mut vm = Vm::new(self.host, config)?;
         let around = Around::new(vm.host_ranges());
         let asker = vm.asker();
-        if let Some(ask) = self.planned.asks {
-            // A guest that has just been made takes requests.
-            let _ = asker.ask(ask);
-        }
+        let mut asks = self.planned.asks;
         let ended = loop {
             match vm.run() {
                 Ok(Event::Paused { .. }) => {
+                    if let Some(ask) = asks.take() {
+                        // It is refused for no frames, or by a guest that has ended.
+                        let _ = asker.ask(ask);
+                    }
                     if let Err(error) = vm.resume(0) {
                         break Err(error);
                     }

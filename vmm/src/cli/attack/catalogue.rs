@@ -1,8 +1,10 @@
 //! For each attack: how many kinds of it there are, what the guest needs, and what may stop it.
 
 use std::fmt;
+use std::time::Duration;
 
 use umpa_abi::boot::MmuMode;
+use umpa_abi::upcall::Severity;
 use vmm::ledger::Owner;
 use vmm::upcall::Ask;
 use vmm::vcpu::Ring;
@@ -74,7 +76,7 @@ pub(super) struct Planned {
     pub(super) memory_bytes: u64,
     /// Slots of its page file; 0: none.
     pub(super) page_file_slots: u64,
-    /// What is asked of it.
+    /// What is asked of it, at its first pause.
     pub(super) asks: Option<Ask>,
     /// Only the watchdog ends it.
     pub(super) spins: bool,
@@ -87,6 +89,21 @@ pub(super) struct Planned {
 const NEVER: By = By::Violation(Owner::NeverGranted);
 const BACK: By = By::Violation(Owner::GivenBack);
 const OUTSIDE: By = By::Violation(Owner::Outside);
+
+/// Tables where no memory is: a violation where the processor walks them, a page fault of the guest's where
+/// KVM does.
+const fn walks(place: Where, violation: &'static [By]) -> &'static [By] {
+    if matches!(place.mode, MmuMode::Shadow) { &[By::Refused] } else { violation }
+}
+
+/// Instructions for the kernel of a machine. At CPL 3 exceptions; at CPL 0 the guest may break what takes its
+/// own exceptions, and an interpreter may not know them.
+const fn instructions(place: Where) -> &'static [By] {
+    match place.ring {
+        Ring::Three => &[By::Refused],
+        Ring::Zero => &[By::Refused, By::Internal, By::Exception, By::TripleFault],
+    }
+}
 
 /// One guest, which must be refused.
 const fn refused(name: &'static str) -> Planned {
@@ -114,36 +131,136 @@ impl Planned {
     const fn spins(self) -> Self {
         Self { spins: true, ..self }
     }
+
+    const fn memory(self, memory_bytes: u64) -> Self {
+        Self { memory_bytes, ..self }
+    }
+
+    const fn file(self, page_file_slots: u64) -> Self {
+        Self { page_file_slots, ..self }
+    }
+
+    const fn asks(self, ask: Ask) -> Self {
+        Self { asks: Some(ask), ..self }
+    }
+
+    const fn skipped(self, skipped: fn(Where) -> Option<&'static str>) -> Self {
+        Self { skipped, ..self }
+    }
+
+    const fn only_at_cpl_3(self) -> Self {
+        self.skipped(|place| (place.ring == Ring::Zero).then_some("at CPL 0 these are its own"))
+    }
 }
+
+/// A demand that nobody answers: an emulated guest has the time to hear of it too.
+const DEMAND: Ask = Ask::new(Severity::Demand, 16).within(Duration::from_millis(200));
 
 /// All attacks, in alphabetical order.
 pub(super) static CATALOGUE: &[Planned] = &[
+    refused("answer-forged").asks(Ask::new(Severity::Advise, 16).polled()),
     refused("apic").times(4).by(|_| &[OUTSIDE]),
+    refused("beyond-width").times(24).by(|_| &[By::Refused, OUTSIDE]),
+    refused("boot-page-rewritten"),
+    refused("broken-gate")
+        .times(2)
+        .asks(Ask::new(Severity::Need, 16))
+        .by(|_| &[By::Exception, By::TripleFault]),
+    refused("call-area-moved"),
     refused("call-fuzz").times(4),
+    refused("call-lengths"),
+    refused("call-ops"),
+    refused("console-escapes"),
+    refused("console-flood"),
+    refused("control-registers").times(4),
     refused("copy-given-back").times(3).by(|_| &[BACK]),
+    refused("cpuid-probe"),
     refused("crossing-ungranted").times(2).by(|_| &[NEVER]),
+    refused("debug-registers"),
+    refused("deep-recursion").by(|_| &[By::Exception]),
+    refused("demand-ignored").asks(DEMAND).by(|_| &[By::Unanswered]),
+    refused("descriptor-tables").times(4).by(|place| match place.ring {
+        Ring::Three => &[By::Refused],
+        Ring::Zero => &[By::Refused, By::TripleFault],
+    }),
     refused("every-power-of-two").times(156).by(|_| &[By::Refused, NEVER, OUTSIDE]),
+    refused("exchange-foreign"),
+    refused("exchange-full").memory(40 << 20).by(|_| &[BACK]),
+    refused("exchange-huge"),
+    refused("exchange-tables"),
     refused("exchange-twice"),
+    refused("execute-data"),
     refused("execute-given-back").times(3).by(|_| &[BACK]),
     refused("execute-ungranted").by(|_| &[NEVER]),
+    refused("exit-codes"),
+    refused("exit-storm").spins().by(|_| &[By::Watchdog]),
+    refused("extended-state").times(3).by(instructions),
+    refused("far-transfers").times(6).by(instructions),
+    refused("fault-storm").spins().by(|_| &[By::Watchdog]),
+    refused("forged-results"),
+    refused("giant-leaf-partly").times(2).by(|_| &[By::Refused, NEVER, OUTSIDE]),
+    refused("give-in-flight").file(8),
+    refused("give-own-code").by(|_| &[BACK]),
+    refused("give-own-stack").by(|_| &[BACK]),
     refused("halt").by(|place| match place.ring {
         Ring::Three => &[By::Refused],
         Ring::Zero => &[By::Halted],
     }),
+    refused("handler-faults").by(|_| &[By::Exception]),
+    refused("hoard"),
+    refused("interrupts-off").spins().by(|_| &[By::Watchdog]).skipped(|place| {
+        (place.mode == MmuMode::Ept).then_some("Bochs hangs when a guest spins with interrupts off")
+    }),
+    refused("kick-storm").file(8),
+    refused("kvm-clock"),
+    refused("large-leaf-given-back").times(3).by(|_| &[BACK]),
+    refused("large-leaf-partly").times(3).by(|_| &[NEVER]),
     refused("locked-ungranted").by(|_| &[NEVER]),
+    refused("mmio-forms").times(20).spins().by(|_| &[OUTSIDE, By::Internal, By::Watchdog]),
+    refused("msr-scan"),
+    refused("msr-write"),
     refused("neighbours").times(6).by(|_| &[NEVER]),
-    refused("pc-holes").times(36).by(|_| &[OUTSIDE]),
+    refused("page-file-beyond").file(8),
+    refused("pc-holes").times(36).by(|_| &[OUTSIDE, By::Refused]),
+    refused("port-forms").times(18).by(|_| &[By::Refused, By::Port, NEVER]),
+    refused("port-scan").times(52).by(|_| &[By::Refused, By::Port]),
+    refused("queue-changes").file(8),
+    refused("queue-foreign-data").file(8),
+    refused("queue-foreign-headers").times(20).file(8),
+    refused("queue-fuzz").times(8).file(8),
+    refused("queue-heads").times(3).file(8),
+    refused("queue-index-lies").times(4).file(8),
+    refused("queue-long-chain").file(8),
+    refused("queue-loops").times(7).file(8),
+    refused("queue-wraps").file(16),
     refused("read-given-back").times(3).by(|_| &[BACK]),
     refused("read-ungranted").by(|_| &[NEVER]),
     refused("recycled"),
-    refused("slot-borders").times(18).by(|_| &[NEVER, OUTSIDE]),
+    refused("report-flood"),
+    refused("reserved-bits"),
+    refused("root-foreign")
+        .times(4)
+        .spins()
+        .by(|_| &[By::TripleFault, By::EntryFailed, By::Internal, By::Watchdog, NEVER, BACK, OUTSIDE]),
+    refused("self-tables"),
+    refused("slot-borders").times(18).by(|_| &[NEVER, OUTSIDE, By::Refused]),
+    refused("software-interrupts").times(8).by(instructions),
     refused("spin").spins().by(|_| &[By::Watchdog]),
     refused("stack-given-back").times(3).by(|_| &[BACK]),
     refused("stack-ungranted").by(|_| &[NEVER]),
     refused("string-ungranted").times(2).by(|_| &[NEVER]),
+    refused("table-given-back").times(2).by(|_| &[By::Refused, BACK]),
+    refused("table-in-hole").times(12).by(|place| walks(place, &[OUTSIDE])),
+    refused("table-ungranted").times(3).by(|place| walks(place, &[NEVER])),
+    refused("tables-from-disk").times(2).file(8).by(|_| &[By::Refused, NEVER]),
+    refused("trap-pages").only_at_cpl_3(),
     refused("triple-fault").by(|_| &[By::TripleFault]),
+    refused("virtualization").times(17).by(instructions),
+    refused("waits").times(7).by(instructions),
+    refused("write-code"),
     refused("write-given-back").times(3).by(|_| &[BACK]),
     refused("write-ungranted").by(|_| &[NEVER]),
+    refused("wrong-version").times(4).by(|_| &[By::Version]),
 ];
 
 #[cfg(test)]
