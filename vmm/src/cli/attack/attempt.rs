@@ -315,7 +315,8 @@ fn of_error(error: &VmError) -> (Option<By>, Ended) {
                 Stop::TripleFault => By::TripleFault,
                 Stop::EntryFailed { .. } => By::EntryFailed,
                 Stop::Internal { .. } => By::Internal,
-                Stop::Unknown { .. } | Stop::Refused(_) => {
+                Stop::Unknown { .. } => By::Unknown,
+                Stop::Refused(_) => {
                     return (None, broken(format!("KVM: {stop}")));
                 }
             };

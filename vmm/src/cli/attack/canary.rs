@@ -12,6 +12,8 @@ use std::panic;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -21,6 +23,9 @@ const SIDE_BYTES: usize = 64 << 10;
 const MAPPINGS_SLACK: usize = 64;
 /// More mapped bytes than before that mean nothing.
 const MAPPED_SLACK_BYTES: usize = 1 << 30;
+
+/// A guest's threads and descriptors are gone after this time.
+const SETTLES: Duration = Duration::from_secs(2);
 
 const PATTERN: u64 = 0xca9a_27ca_9a27_ca9a;
 
@@ -151,14 +156,24 @@ impl HostState {
         })
     }
 
-    /// Whether it is the same now, give or take what means nothing.
+    /// Whether it is the same now, give or take what means nothing. A thread that was waited for is listed
+    /// by the kernel for a moment more.
     pub(super) fn check(&self) -> Result<(), String> {
-        let now = Self::read().map_err(|error| format!("/proc/self can't be read: {error}"))?;
-        let is_same = now.descriptors == self.descriptors
-            && now.threads == self.threads
-            && now.mappings <= self.mappings + MAPPINGS_SLACK
-            && now.mapped_bytes <= self.mapped_bytes + MAPPED_SLACK_BYTES;
-        if is_same { Ok(()) } else { Err(format!("the VMM had {self:?} before and has {now:?}")) }
+        let begin = Instant::now();
+        loop {
+            let now = Self::read().map_err(|error| format!("/proc/self can't be read: {error}"))?;
+            let is_same = now.descriptors == self.descriptors
+                && now.threads == self.threads
+                && now.mappings <= self.mappings + MAPPINGS_SLACK
+                && now.mapped_bytes <= self.mapped_bytes + MAPPED_SLACK_BYTES;
+            if is_same {
+                return Ok(());
+            }
+            if begin.elapsed() > SETTLES {
+                return Err(format!("the VMM had {self:?} before and has {now:?}"));
+            }
+            sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) enum By {
     Internal,
     /// The processor refused the state.
     EntryFailed,
+    /// An exit that this VMM never asks for.
+    Unknown,
     /// An exception that the guest reports, and ends.
     Exception,
     /// The timeout.
@@ -51,6 +53,7 @@ impl fmt::Display for By {
             Self::TripleFault => "stop, triple fault",
             Self::Internal => "stop, KVM can't emulate it",
             Self::EntryFailed => "stop, processor state",
+            Self::Unknown => "stop, unknown exit",
             Self::Exception => "exception, reported",
             Self::Watchdog => "watchdog",
             Self::OutputLimit => "output limit",
@@ -172,7 +175,11 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("call-ops"),
     refused("console-escapes"),
     refused("console-flood"),
-    refused("control-registers").times(4),
+    // KVM tells of CR8 where the VMM could have an APIC.
+    refused("control-registers").times(4).by(|place| match place.ring {
+        Ring::Three => &[By::Refused],
+        Ring::Zero => &[By::Refused, By::Unknown],
+    }),
     refused("copy-given-back").times(3).by(|_| &[BACK]),
     refused("cpuid-probe"),
     refused("crossing-ungranted").times(2).by(|_| &[NEVER]),
