@@ -1,4 +1,4 @@
-//! Floods the VMM with results, by the thousand in a call, until it keeps no more.
+//! Floods the VMM with results, by the thousand in a call, until it ends the guest.
 
 use umpa_abi::Wire;
 use umpa_abi::call::{Op, PAYLOAD_MAX_BYTES, Status};
@@ -21,12 +21,11 @@ fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
         let _ = counter.encode(place);
     }
     drop(area);
-    let calls = attacker.some(50);
-    let mut last = Status::Ok;
+    // More than the VMM takes, where the effort is whole.
+    let calls = attacker.some(260);
     for _ in 0..calls {
-        let bytes = (count * BYTES) as u32;
-        last = attacker.call(Op::Report as u32, bytes, 0, &[]).ok_or(Failure::new("no status"))?;
-        check(last == Status::Ok || last == Status::LimitReached, "a result was refused otherwise")?;
+        let status = attacker.call(Op::Report as u32, (count * BYTES) as u32, 0, &[]);
+        check(status == Some(Status::Ok), "a good result was refused")?;
     }
-    check(calls < 50 || last == Status::LimitReached, "there is no end to results")
+    check(calls < 260, "there is no end to results")
 }

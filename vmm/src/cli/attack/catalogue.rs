@@ -174,7 +174,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("call-lengths"),
     refused("call-ops"),
     refused("console-escapes"),
-    refused("console-flood"),
+    refused("console-flood").by(|_| &[By::Refused, By::OutputLimit]),
     // KVM tells of CR8 where the VMM could have an APIC.
     refused("control-registers").times(4).by(|place| match place.ring {
         Ring::Three => &[By::Refused],
@@ -243,7 +243,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("read-given-back").times(3).by(|_| &[BACK]),
     refused("read-ungranted").by(|_| &[NEVER]),
     refused("recycled"),
-    refused("report-flood"),
+    refused("report-flood").by(|_| &[By::Refused, By::OutputLimit]),
     refused("reserved-bits"),
     refused("root-foreign")
         .times(4)
