@@ -58,14 +58,25 @@ impl TableMemory for Machine {
     fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
         self.tables.write_first(table, index, entry);
     }
+    fn write_by_flush(&mut self, table: Frame, index: usize, entry: u64) {
+        if !self.tlb.flushes_with_stores() {
+            return self.tables.write(table, index, entry);
+        }
+        if !self.tables.hold(table, index, entry) {
+            self.flush_all();
+            self.write_by_flush(table, index, entry);
+        }
+    }
 }
 
 impl Tlb for Machine {
     fn flush_page(&mut self, page: Page) {
-        self.tlb.flush_page(page);
+        if self.tables.has_held() { self.flush_all() } else { self.tlb.flush_page(page) }
     }
     fn flush_all(&mut self) {
-        self.tlb.flush_all();
+        // SAFETY: the places are entries of the arena's tables, as `hold` has checked, and `umpa` writes only
+        // what its owners want of memory.
+        unsafe { self.tlb.store_and_flush(self.tables.take_held()) }
     }
     fn full_from_pages(&self) -> u64 {
         self.tlb.full_from_pages()

@@ -18,6 +18,8 @@ use umpa_abi::layout::{
 };
 use umpa_abi::paging;
 
+use crate::tlb::Store;
+
 /// The tables of this guest. Entries are where the processor reads them.
 #[derive(Debug)]
 pub struct DirectTables {
@@ -25,7 +27,13 @@ pub struct DirectTables {
     first: Frame,
     end: Frame,
     stores: u64,
+    /// Stores that wait for the next flush.
+    held: [Store; HELD_MAX],
+    held_len: usize,
 }
+
+/// Stores that can wait for a flush. A trap with so many takes as long as ten without any.
+const HELD_MAX: usize = 64;
 
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +55,14 @@ impl DirectTables {
     #[must_use]
     pub unsafe fn new(boot: &BootInfo) -> Self {
         let first = boot.tables_first();
-        Self { root: boot.root().containing(), first, end: first.offset(boot.tables_frames), stores: 0 }
+        Self {
+            root: boot.root().containing(),
+            first,
+            end: first.offset(boot.tables_frames),
+            stores: 0,
+            held: [Store { place: 0, entry: 0 }; HELD_MAX],
+            held_len: 0,
+        }
     }
 
     /// Entries written so far.
@@ -73,6 +88,37 @@ impl DirectTables {
         }
     }
 
+    /// Holds a store back until [`Self::held`] is asked for. False when there is no room.
+    pub(crate) fn hold(&mut self, table: Frame, index: usize, entry: u64) -> bool {
+        let place = self.entry(table, index) as u64;
+        self.forget(place);
+        if self.held_len == HELD_MAX {
+            return false;
+        }
+        self.held[self.held_len] = Store { place, entry };
+        self.held_len += 1;
+        self.stores += 1;
+        true
+    }
+
+    /// True when stores wait for a flush.
+    pub(crate) const fn has_held(&self) -> bool {
+        self.held_len > 0
+    }
+
+    /// What was held back, in order; it is for the caller to do.
+    pub(crate) fn take_held(&mut self) -> &[Store] {
+        &self.held[..core::mem::take(&mut self.held_len)]
+    }
+
+    /// A newer store to `place` makes the one that waits pointless.
+    fn forget(&mut self, place: u64) {
+        if let Some(at) = self.held[..self.held_len].iter().position(|store| store.place == place) {
+            self.held.copy_within(at + 1..self.held_len, at);
+            self.held_len -= 1;
+        }
+    }
+
     fn entry(&self, table: Frame, index: usize) -> *mut u64 {
         assert!(
             (self.first..self.end).contains(&table) && index < paging::ENTRIES,
@@ -86,12 +132,17 @@ impl DirectTables {
 
 impl TableMemory for DirectTables {
     fn read(&self, table: Frame, index: usize) -> u64 {
+        let place = self.entry(table, index);
+        if let Some(held) = self.held[..self.held_len].iter().find(|store| store.place == place as u64) {
+            return held.entry;
+        }
         // SAFETY: `entry` has checked that it is an entry of the arena, which is mapped (see `new`).
-        unsafe { self.entry(table, index).read_volatile() }
+        unsafe { place.read_volatile() }
     }
 
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         self.stores += 1;
+        self.forget(self.entry(table, index) as u64);
         // SAFETY: as above. What the new entry makes of memory is the caller's affair: `umpa` maps
         // only frames that it owns to pages that it has reserved.
         unsafe { self.entry(table, index).write_volatile(entry) }
@@ -103,6 +154,7 @@ impl TableMemory for DirectTables {
     /// each store.
     fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
         self.stores += 1;
+        self.forget(self.entry(table, index) as u64);
         // SAFETY: as in `write`; DF is clear by the ABI.
         unsafe {
             asm!("stosq", inout("rdi") self.entry(table, index) => _, in("rax") entry,

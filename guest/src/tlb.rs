@@ -10,6 +10,10 @@
 //! | [`Gate::Syscall`] | ept, npt: 5 instructions more |
 //! | [`Gate::Trap`] | shadow: 70,000 / 69,000 where an exit to the VMM takes 305,000; a handler that is a mere `iretq` takes 61,000 there, one behind #GP 69,000 |
 //!
+//! The trap gate also makes stores to page tables, on its way to the flush: in mode `shadow` a store to a table
+//! above the leaves is a trap of 54,000 cycles, and one that is interpreted in the gate takes some 5,000
+//! ([`umpa::hardware::TableMemory::write_by_flush`]).
+//!
 //! Sources: SDM vol. 3A, 4.10.4 (what INVLPG and CR3 invalidate); no global pages, no PCID here.
 
 #![allow(unsafe_code)] // reason: executes INVLPG, MOV to CR3, SYSCALL, INT3
@@ -91,6 +95,60 @@ impl LocalTlb {
     #[must_use]
     pub const fn full_flushes(&self) -> u64 {
         self.full_flushes
+    }
+}
+
+/// One store to a page table: the entry's address, and what it becomes. `trap.s` knows the layout.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Store {
+    pub(crate) place: u64,
+    pub(crate) entry: u64,
+}
+
+impl LocalTlb {
+    /// True where stores to tables above the leaves are better made by what flushes.
+    pub(crate) fn flushes_with_stores(&self) -> bool {
+        self.gate == Gate::Trap && self.gates.len() == 1
+    }
+
+    /// Makes the stores, in order, and drops all translations: where a flush is a trap, in one.
+    ///
+    /// # Safety
+    /// The places are entries of page tables, mapped writable, and the stores make of memory what its owner
+    /// wants.
+    pub(crate) unsafe fn store_and_flush(&mut self, stores: &[Store]) {
+        let (Some(&first), true) = (stores.first(), self.flushes_with_stores()) else {
+            for store in stores {
+                // SAFETY: the caller's.
+                unsafe { (store.place as *mut u64).write_volatile(store.entry) };
+            }
+            return self.flush_all();
+        };
+        // One store is made twice.
+        let second = stores.get(1).copied().unwrap_or(first);
+        let more = stores.get(2..).unwrap_or(&[]);
+        self.full_flushes += 1;
+        // SAFETY: the stub of vector 3 takes these registers, knows its gate by rsi = RIP, and changes those
+        // that are named here; what it stores is the caller's affair. It runs on a stack of its own. rcx is
+        // above 1, and 2 more than the stores in memory.
+        unsafe {
+            asm!(
+                "lea rsi, [rip + 2f]",
+                "int3",
+                "2:",
+                inout("rcx") more.len() as u64 + 2 => _,
+                inout("rdi") first.place => _,
+                in("r9") first.entry,
+                in("r10") second.place,
+                in("r11") second.entry,
+                in("rdx") more.as_ptr(),
+                in("r8") self.root.get(),
+                out("rax") _,
+                out("rsi") _,
+                options(nostack),
+            );
+        }
     }
 }
 

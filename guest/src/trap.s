@@ -15,6 +15,7 @@ trap_stubs:
             cmp     [rsp], rsi              // only the gate itself: a stray int3 is reported
             jne     trap_stray_breakpoint_near
             jrcxz   trap_flush_all
+            loop    trap_store_and_flush
             invlpg  [rdi]
             iretq
         .elseif vector == 14
@@ -32,7 +33,7 @@ trap_stubs:
             push    vector
             jmp     trap_unhandled
         .endif
-        // What doesn't fit into the 16 bytes of vectors 3 and 14 fills up the stubs behind them.
+        // What doesn't fit into the 16 bytes of vectors 3 and 14 fills up other stubs, near enough for short jumps.
         .if vector == 4
             .balign 1
 trap_flush_all:
@@ -41,6 +42,20 @@ trap_flush_all:
         .elseif vector == 5
 trap_stray_breakpoint_near:
             jmp     trap_stray_breakpoint
+        .elseif vector == 8
+            // Stores to tables, then a flush of everything: two from registers, rcx more from memory.
+trap_store_and_flush:
+            mov     [rdi], r9
+            mov     [r10], r11
+            jmp     trap_store_more_and_flush
+        .elseif vector == 10
+trap_store_more_and_flush:
+            loop    trap_store_list_near
+            mov     cr3, r8
+            iretq
+        .elseif vector == 11
+trap_store_list_near:
+            jmp     trap_store_list
         .elseif vector == 15
 trap_unhandled_page_fault_near:
             push    14
@@ -49,6 +64,17 @@ trap_unhandled_page_fault_near:
         .set vector, vector + 1
     .endr
     .org trap_stubs + 16 * 64
+
+// rcx stores, each an address and a value, from rdx on; then a flush of everything.
+trap_store_list:
+    mov     rsi, rdx
+1:
+    lodsq
+    mov     rdi, rax
+    movsq
+    loop    1b
+    mov     cr3, r8
+    iretq
 
 // Leave what the processor pushed, and what this needs itself, in the frame, and continue at the
 // interrupted privilege level with fault.s, which saves the rest: flags and stack pointer are still

@@ -30,6 +30,7 @@
 mod config;
 mod cover;
 mod error;
+mod moves;
 pub mod promote;
 mod resize;
 pub mod sized;
@@ -305,7 +306,8 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Rung a.
     fn direct_block<S: Supply<M>>(&mut self, pages: u64) -> Option<Gva> {
-        let found = self.frames.find(S::WANTS, pages)?;
+        let apart = pages >= self.config.apart_min_pages;
+        let found = if apart { self.contiguous(S::WANTS, pages) } else { self.frames.find(S::WANTS, pages) }?;
         let run = S::ready(self, found);
         let first = run.first();
         self.frames.set_note(first, BLOCK | pages);
@@ -323,10 +325,11 @@ impl<'a, M: Machine> Umpa<'a, M> {
 
     /// Rung a', among windows for `capacity_pages`.
     fn retained_block<S: Supply<M>>(&mut self, pages: u64, capacity_pages: u64) -> Option<Gva> {
+        let room = self.room(capacity_pages);
         let (slot, have) = self.space.take_retained(
             &mut self.machine,
             self.tables.arena_mut(),
-            capacity_pages,
+            room,
             pages,
             pages + pages / 4,
         )?;

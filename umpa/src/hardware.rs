@@ -24,6 +24,14 @@ pub trait TableMemory {
     fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
         self.write(table, index, entry);
     }
+
+    /// The same for an entry whose translation may be cached, so that nobody counts on the store before the
+    /// next flush: an implementation may hold it back until then, if `read` knows it at once. Where page
+    /// tables are shadowed, a store above the leaves is a trap of its own; made by what flushes, it isn't.
+    #[inline]
+    fn write_by_flush(&mut self, table: Frame, index: usize, entry: u64) {
+        self.write(table, index, entry);
+    }
 }
 
 /// Drops cached translations of the current address space.
@@ -203,6 +211,10 @@ impl<T: TableMemory> TableMemory for &mut T {
     #[inline]
     fn write_first(&mut self, table: Frame, index: usize, entry: u64) {
         (**self).write_first(table, index, entry);
+    }
+    #[inline]
+    fn write_by_flush(&mut self, table: Frame, index: usize, entry: u64) {
+        (**self).write_by_flush(table, index, entry);
     }
 }
 

@@ -22,6 +22,7 @@ mod arena;
 mod edit;
 mod exchange;
 mod leaves;
+mod prune;
 mod shared;
 
 pub use arena::{StaleTable, TableArena};
@@ -80,6 +81,10 @@ const _: () = assert!(layout::SYSTEM_GVA.containing().get() < LOWER_HALF_PAGES);
 
 /// Entries of one table above the leaves from which on [`TableMemory::write_first`] begins the edit.
 const MANY_ENTRIES: u64 = 2;
+
+/// The same for entries that are taken away or replaced, with a flush to come. Up to so many are left to that
+/// flush ([`TableMemory::write_by_flush`]).
+const MANY_STALE_ENTRIES: u64 = 17;
 
 /// Pages under one entry at `level`.
 const fn span_pages(level: u32) -> u64 {
@@ -208,6 +213,25 @@ impl<'a> PageTables<'a> {
             return self.write(memory, table, index, entry);
         }
         memory.write_first(table, index, entry.bits());
+        self.stores += 1;
+    }
+
+    /// Replaces a present entry, one of `entries` of a table at `level` of which `done` are replaced already;
+    /// a flush is owed for it.
+    fn write_stale(
+        &mut self,
+        memory: &mut impl TableMemory,
+        level: u32,
+        (table, index): (Frame, usize),
+        entry: Entry,
+        (done, entries): (u64, u64),
+    ) {
+        match (level, done) {
+            (1, _) => return self.write(memory, table, index, entry),
+            (_, 0) if entries >= MANY_STALE_ENTRIES => memory.write_first(table, index, entry.bits()),
+            _ if entries >= MANY_STALE_ENTRIES => memory.write(table, index, entry.bits()),
+            _ => memory.write_by_flush(table, index, entry.bits()),
+        }
         self.stores += 1;
     }
 }

@@ -52,8 +52,18 @@ fn step() -> impl Strategy<Value = Step> {
 fn config() -> impl Strategy<Value = Config> {
     let quarantine = prop_oneof![Just(0u64), 1..64u64, Just(1 << 16)];
     let cover = prop_oneof![2 => Just(u64::MAX), 1 => 1..20u64];
-    (any::<bool>(), any::<bool>(), quarantine, prop::bool::weighted(0.8), cover).prop_map(
-        |(ladder, tables, quarantine_max_frames, refill, cover_min_pages)| Config {
+    let apart = prop_oneof![2 => Just(u64::MAX), 1 => 8..600u64];
+    let copy = prop_oneof![1 => Just(0), 1 => 1..40u64];
+    (any::<bool>(), any::<bool>(), quarantine, prop::bool::weighted(0.8), (cover, apart, copy)).prop_map(
+        |(
+            ladder,
+            tables,
+            quarantine_max_frames,
+            refill,
+            (cover_min_pages, apart_min_pages, copy_below_pages),
+        )| Config {
+            apart_min_pages,
+            copy_below_pages,
             placement: if ladder { Placement::Ladder } else { Placement::Remap },
             reach: if tables { Reach::Tables } else { Reach::Leaves },
             quarantine_max_frames,
@@ -273,6 +283,64 @@ fn tables_suffice_for_blocks_that_grew() {
         }
         assert!(world.umpa.stats().moved >= FRAMES / 6 - 1, "{:?}", world.umpa.stats());
     }
+}
+
+/// Windows with tables of their own exchange the links to those, whatever hangs below them, and whatever
+/// the windows do afterwards.
+#[test]
+fn whole_windows_exchange_their_links() {
+    for (apart_min_pages, pages, stores) in
+        [(u64::MAX, 1500, 6), (512, 1500, 2), (512, 1024, 2), (512, 300, 2)]
+    {
+        let config = Config { apart_min_pages, ..Config::default() };
+        let setup = Setup { config, stride: 1, ..plain(4096, Placement::Ladder) };
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        world.step(&Step::Preload { frames: 4096 }).unwrap();
+        for block in 0..2 {
+            world.step(&Step::Reserve { pages: 2048 }).unwrap();
+            world.step(&Step::Commit { block, at: 0, pages, zeroed: false }).unwrap();
+        }
+        let before = world.umpa.tables().stores();
+        world.step(&Step::Swap { one: 0, other: 1, pages: pages - 1 }).unwrap();
+        assert_eq!(world.umpa.tables().stores() - before, stores, "{apart_min_pages} {pages}");
+        // The last page of one window again, then the ends of both.
+        world.step(&Step::Release { block: 0, at: pages - 1, pages: 1 }).unwrap();
+        world.step(&Step::Commit { block: 1, at: pages, pages: 20, zeroed: false }).unwrap();
+        world.step(&Step::Commit { block: 1, at: pages - 1, pages: 1, zeroed: false }).unwrap();
+        world.step(&Step::Swap { one: 0, other: 1, pages: pages - 1 }).unwrap();
+        world.step(&Step::Free { block: 0 }).unwrap();
+        world.finish().unwrap();
+    }
+}
+
+/// A block that was copied leaves nothing behind, and one that can't be copied moves its entries.
+#[test]
+fn small_blocks_move_by_a_copy() {
+    let setup = |frames| Setup {
+        config: Config { copy_below_pages: 8, ..Config::default() },
+        ..plain(frames, Placement::Ladder)
+    };
+    for (frames, have, pages, copied) in [(64, 7, 14, 1), (64, 8, 16, 0), (16, 7, 14, 0)] {
+        let setup = setup(frames);
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        world.step(&Step::Preload { frames }).unwrap();
+        world.step(&Step::Malloc { pages: have }).unwrap();
+        world.step(&Step::Move { block: 0, pages }).unwrap();
+        assert_eq!((world.umpa.stats().copied, world.umpa.stats().moved), (copied, 1 - copied));
+        world.finish().unwrap();
+    }
+    // A part without memory.
+    let setup = setup(64);
+    let (mut tags, mut links) = setup.bookkeeping();
+    let mut world = World::new(&setup, &mut tags, &mut links);
+    world.step(&Step::Preload { frames: 64 }).unwrap();
+    world.step(&Step::Reserve { pages: 7 }).unwrap();
+    world.step(&Step::Commit { block: 0, at: 3, pages: 3, zeroed: false }).unwrap();
+    world.step(&Step::Move { block: 0, pages: 12 }).unwrap();
+    assert_eq!((world.umpa.stats().copied, world.umpa.stats().moved), (0, 1));
+    world.finish().unwrap();
 }
 
 /// With a large leaf and no table left to split it, shrinking and releasing are refused.

@@ -266,7 +266,7 @@ fn watch(pages: &mut Scope<'_, Pages<'_>>) -> Result<(), Failure> {
     let watched = |page: usize| page % 3 != 1;
     pages.pause(|pages| {
         (0..PAGES).filter(|&page| watched(page)).for_each(|page| pages.protect(page));
-        pages.machine.tlb.flush_all();
+        pages.machine.flush_all();
     });
     let start = pages.pause(|pages| pages.told);
     for page in 0..PAGES {
@@ -297,7 +297,7 @@ fn registers(pages: &mut Scope<'_, Pages<'_>>, rounds: u64, mode: MmuMode) -> Re
         if page == 0 {
             pages.pause(|pages| {
                 (0..PAGES).for_each(|page| pages.protect(page));
-                pages.machine.tlb.flush_all();
+                pages.machine.flush_all();
             });
         }
         let mut registers =
@@ -322,7 +322,7 @@ fn cost(pages: &mut Scope<'_, Pages<'_>>, rounds: u64, timing_is_real: bool) -> 
         let start = clock::cycles();
         pages.pause(|pages| {
             pages.protect(0);
-            pages.machine.tlb.flush_page(FIRST.containing());
+            pages.machine.flush_page(FIRST.containing());
         });
         let protected = clock::cycles();
         mmu::store(FIRST, i as u64);

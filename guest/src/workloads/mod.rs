@@ -35,11 +35,13 @@ mod n1527_times;
 mod pagefile;
 mod promote;
 mod real_frames;
+mod realloc;
 mod release;
 mod release_times;
 mod requests;
 mod snapshot;
 mod snapshot_times;
+mod swap;
 mod tour;
 mod triple_fault;
 mod userpage;
@@ -226,6 +228,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: real_frames::run,
     },
     Workload {
+        name: "realloc",
+        description: "[KiB] blocks that double, in place and moved, every word read back after each step",
+        run: realloc::run,
+    },
+    Workload {
         name: "release",
         description: "[requests [ms]] provision 5: gives frames back when the host asks (--ask-release)",
         run: release::run,
@@ -251,6 +258,11 @@ pub static WORKLOADS: &[Workload] = &[
         run: snapshot_times::run,
     },
     Workload { name: "spin", description: "never ends", run: exit::spin },
+    Workload {
+        name: "swap",
+        description: "[KiB [rounds]] two blocks exchange their contents by tables, every word read back",
+        run: swap::run,
+    },
     Workload {
         name: "tour",
         description: "a block allocated, grown, moved and swapped by page-table stores, counted",

@@ -8,7 +8,6 @@
 //! | `umpa-move` | and moves each time | |
 //! | `umpa-copy` | allocated anew, copied, freed | by three copies through a third block |
 
-use umpa::blocks::Config;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_abi::layout::direct;
 use umpa_abi::record::{Counter, Record, Sample, name};
@@ -16,7 +15,7 @@ use work::moves::{FIRST_BYTES, LARGEST_BYTES, SWAPS, doublings, exchanges};
 
 use super::{Context, Failure, check};
 use crate::moves::{Moves, Way};
-use crate::userpage::Allocator;
+use crate::userpage::{Allocator, suited};
 use crate::{call, mmu, rounds};
 
 /// Stores to tables and flushes so far.
@@ -42,7 +41,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         Some("swap") => true,
         _ => return Err(Failure::new("the work is neither realloc nor swap")),
     };
-    let mut umpa = context.allocator(Config { refill: false, ..Config::default() });
+    let mut umpa = context.allocator(suited(boot));
     let umpa = &mut umpa;
     check(umpa.preload(frames).frames == frames, "not all frames could be preloaded")?;
     // What the hypervisor does at a frame's first use is over before the work begins.

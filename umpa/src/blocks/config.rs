@@ -25,6 +25,13 @@ pub struct Config {
     pub quarantine_max_frames: u64,
     /// Whether to ask the hypervisor when frames run out.
     pub refill: bool,
+    /// Windows of at least so many pages get 1 GiB of addresses, and with it a level-2 table to themselves, while
+    /// there are such; `u64::MAX`: none. A store above the leaves then concerns one block only, and two blocks
+    /// are exchanged by their links. Blocks of rung a of so many pages begin at a large frame where they can.
+    pub apart_min_pages: u64,
+    /// A [move](super::Umpa::userpage_move) copies blocks of fewer pages; 0: none. For machines on which the first touch
+    /// of a page at its new address costs more than to copy it.
+    pub copy_below_pages: u64,
     /// With [`Placement::Remap`], blocks of at least so many pages are covered by large leaves, where
     /// their frames are contiguous ([module](super)); `u64::MAX`: none.
     pub cover_min_pages: u64,
@@ -38,6 +45,8 @@ impl Default for Config {
             flags: EntryFlags::DATA,
             quarantine_max_frames: 1 << 16,
             refill: true,
+            apart_min_pages: u64::MAX,
+            copy_below_pages: 0,
             cover_min_pages: u64::MAX,
         }
     }
@@ -62,6 +71,8 @@ pub struct Stats {
     pub resized_in_place: u64,
     /// Resizes that moved entries.
     pub moved: u64,
+    /// Moves that copied.
+    pub copied: u64,
     /// Exchanges of two blocks' contents.
     pub swapped: u64,
     /// Leaves armed by [`watch`](crate::watch).

@@ -1,11 +1,10 @@
 //! Resizing, committing and releasing.
 
-use super::cover::Cover;
 use super::{AllocError, AsIs, BLOCK, Block, BlockError, Machine, Supply, Umpa, capacity, pages_of};
 use crate::frames::Run;
 use crate::space::{Slot, State};
-use crate::tables::TableError;
-use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page};
+use crate::tables::{Reach, TableError};
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page, PageSize};
 
 impl<M: Machine> Umpa<'_, M> {
     /// Gives the block at `gva` at least `bytes`. Content is kept, without a copy; the address may
@@ -22,26 +21,6 @@ impl<M: Machine> Umpa<'_, M> {
             Block::Direct { first, pages: have } => self.resize_direct(first, have, pages),
             Block::Window { slot, pages: have } => self.resize_window(slot, have, pages),
             Block::Cover(cover) => self.resize_cover(cover, pages),
-        }
-    }
-
-    /// Gives the block at `gva` another address, and at least `bytes` (never fewer than it has): for programs
-    /// that want every old pointer to end. Content is kept, without a copy.
-    ///
-    /// # Errors
-    /// [`BlockError`]; the block is as it was, where it was.
-    pub fn userpage_move(&mut self, gva: Gva, bytes: u64) -> Result<Gva, BlockError> {
-        let asked = pages_of(bytes)?;
-        let found = self.find(gva)?;
-        let (Block::Direct { pages: have, .. }
-        | Block::Window { pages: have, .. }
-        | Block::Cover(Cover { pages: have, .. })) = found;
-        let pages = asked.max(have);
-        let room = capacity(pages);
-        match found {
-            Block::Direct { first, .. } => self.move_to_window(first, have, pages, room),
-            Block::Window { slot, .. } => self.widen(slot, have, pages, room),
-            Block::Cover(cover) => self.unshare_cover(cover, pages, room),
         }
     }
 
@@ -151,12 +130,15 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Exchanges the contents of `bytes` from two places in windows, without a copy: entries (or whole
-    /// tables) change places, and one flush makes it visible.
+    /// tables) change places, and one flush makes it visible. Two whole windows exchange the links to tables
+    /// that only they use: two stores for up to 2 MiB, or for up to 1 GiB where they have such tables
+    /// ([`Config::apart_min_pages`](super::Config::apart_min_pages)).
     ///
     /// # Errors
     /// [`BlockError`]; then nothing was exchanged.
     pub fn swap(&mut self, one: Gva, other: Gva, bytes: u64) -> Result<(), BlockError> {
         let mut first = [Page::new(0); 2];
+        let mut whole_pages = u64::MAX;
         for (first, gva) in first.iter_mut().zip([one, other]) {
             let Some((slot, have, page, pages)) = self.window_range(gva, bytes)? else {
                 return Err(BlockError::Pinned { gva });
@@ -164,9 +146,11 @@ impl<M: Machine> Umpa<'_, M> {
             if page.get() - slot.page().get() + pages > have {
                 return Err(BlockError::BadRange { gva, bytes });
             }
+            // Behind the pages of a window nothing is mapped.
+            whole_pages = whole_pages.min(if pages == have { slot.pages() } else { pages });
             *first = page;
         }
-        let count = bytes / PAGE_BYTES;
+        let count = self.exchanged_pages(bytes / PAGE_BYTES, whole_pages);
         if one.get().abs_diff(other.get()) < bytes {
             return Err(BlockError::BadRange { gva: other, bytes });
         }
@@ -193,6 +177,15 @@ impl<M: Machine> Umpa<'_, M> {
             Block::Window { .. } => Ok(gva),
             Block::Cover(cover) => self.unshare_cover(cover, cover.pages, capacity(cover.pages)),
         }
+    }
+
+    /// Pages to exchange for `pages` of two windows, so that whole tables change places where up to
+    /// `whole_pages` may.
+    fn exchanged_pages(&self, pages: u64, whole_pages: u64) -> u64 {
+        let sizes = [PageSize::Size1G, PageSize::Size2M].map(PageSize::frames);
+        let rounded = sizes.map(|span| pages.next_multiple_of(span)).into_iter();
+        let tables = self.config.reach == Reach::Tables;
+        rounded.filter(|&rounded| tables && rounded <= whole_pages).next().unwrap_or(pages)
     }
 
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {
@@ -259,7 +252,7 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Moves a window to one with room for `room` pages, and gives it `pages`, no less than it has.
-    fn widen(&mut self, slot: Slot, have: u64, pages: u64, room: u64) -> Result<Gva, BlockError> {
+    pub(super) fn widen(&mut self, slot: Slot, have: u64, pages: u64, room: u64) -> Result<Gva, BlockError> {
         let page = slot.page();
         self.make_free(pages - have)?;
         let wider = self.reserve(room.max(pages), pages)?;

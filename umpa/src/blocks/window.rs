@@ -38,11 +38,24 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// A slot of at least `capacity_pages`, as a live window of `pages`.
     pub(crate) fn reserve(&mut self, capacity_pages: u64, pages: u64) -> Result<Slot, AllocError> {
+        let room = self.room(capacity_pages);
+        if room > capacity_pages {
+            let reserved = self.space.reserve(&mut self.machine, self.tables.arena_mut(), room, pages);
+            if let Ok(slot) = reserved {
+                return Ok(slot);
+            }
+        }
         let reserved = self.with_remedies(|umpa| {
             let arena = umpa.tables.arena_mut();
             umpa.space.reserve(&mut umpa.machine, arena, capacity_pages, pages)
         });
         reserved.map_err(AllocError::Space)
+    }
+
+    /// Pages of address space for a window that needs `capacity_pages`, if there is plenty.
+    pub(super) fn room(&self, capacity_pages: u64) -> u64 {
+        let apart = capacity_pages >= self.config.apart_min_pages;
+        if apart { capacity_pages.max(PageSize::Size1G.frames()) } else { capacity_pages }
     }
 
     /// Takes the empty leaf tables away that unmappings have left. The flush comes next.
@@ -194,7 +207,10 @@ impl<M: Machine> Umpa<'_, M> {
     /// Ends a live window whose first `pages` pages may be mapped.
     pub(crate) fn end_window(&mut self, slot: Slot, pages: u64) {
         self.unmap_to_quarantine(slot.page(), pages);
-        if slot.pages() >= TABLE_PAGES {
+        if self.config.apart_min_pages < slot.pages() {
+            // The level-2 table stays for the next window there.
+            self.tables.prune_leaf_tables(&mut self.machine, slot.page(), slot.pages()).defer(&mut self.owed);
+        } else if slot.pages() >= TABLE_PAGES {
             self.tables.prune(&mut self.machine, slot.page(), slot.pages()).defer(&mut self.owed);
         }
         self.space.release(&mut self.machine, self.tables.arena_mut(), slot);

@@ -1,6 +1,6 @@
 //! Map, unmap, protect, prune, split: edits of one range.
 
-use super::{PageTables, StaleTable, TableError, check_range, index_of, leaf_size, owe, read, span_pages};
+use super::{PageTables, TableError, check_range, index_of, leaf_size, owe, read, span_pages};
 use crate::entry::{Entry, EntryFlags};
 use crate::flush::Flush;
 use crate::frames::{OwnedRun, Run, StaleRun};
@@ -182,16 +182,6 @@ impl PageTables<'_> {
             other
         });
         owe(page, if changed { pages } else { 0 })
-    }
-
-    /// Unlinks the empty tables that serve nothing outside the range, into the arena's quarantine.
-    /// The flush that it owes may be the one of the unmapping before it.
-    pub fn prune(&mut self, memory: &mut impl TableMemory, page: Page, pages: u64) -> Flush {
-        let before = self.arena.stale_tables();
-        if check_range(page, pages).is_ok() {
-            self.prune_under(memory, self.root, LEVELS, page.get(), pages);
-        }
-        owe(page, self.arena.stale_tables() - before)
     }
 
     /// Calls `each` with the leaves in the range, in order, until it breaks.
@@ -378,38 +368,15 @@ impl PageTables<'_> {
         pages: u64,
         joiner: &mut Joiner<'_>,
     ) {
-        let mut many = entries(level, page, pages);
+        let (mut done, many) = (0, entries(level, page, pages));
         for_each_entry(level, page, pages, |index, page, pages| {
             let entry = read(memory, table, index);
             if entry.is_leaf(level) {
-                self.write_first(memory, level, table, index, Entry::ABSENT, many);
-                many = 0;
+                self.write_stale(memory, level, (table, index), Entry::ABSENT, (done, many));
+                done += 1;
                 joiner.add(entry.frame().offset(page % span_pages(level)), pages);
             } else if entry.is_present() {
                 self.clear(memory, entry.frame(), level - 1, page, pages, joiner);
-            }
-        });
-    }
-
-    fn prune_under(
-        &mut self,
-        memory: &mut impl TableMemory,
-        table: Frame,
-        level: u32,
-        page: u64,
-        pages: u64,
-    ) {
-        for_each_entry(level, page, pages, |index, page, pages| {
-            let entry = read(memory, table, index);
-            if !entry.is_link(level) {
-                return;
-            }
-            if level > 2 {
-                self.prune_under(memory, entry.frame(), level - 1, page, pages);
-            }
-            if pages == span_pages(level) && is_empty(memory, entry.frame()) {
-                self.write(memory, table, index, Entry::ABSENT);
-                self.arena.quarantine(StaleTable(entry.frame()));
             }
         });
     }
@@ -481,8 +448,4 @@ const fn covered(page: u64, pages: u64) -> (u64, u64) {
     let unit = PageSize::Size2M.frames();
     let first = page - page % unit;
     (first, (page + pages).next_multiple_of(unit) - first)
-}
-
-fn is_empty(memory: &impl TableMemory, table: Frame) -> bool {
-    (0..ENTRIES).all(|index| read(memory, table, index) == Entry::ABSENT)
 }

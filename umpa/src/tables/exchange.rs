@@ -9,6 +9,7 @@
 //! 100,000 cycles for a full leaf table), so many leaves can be cheaper than one link.
 
 use super::{PageTables, TableError, check_range, index_of, owe, read, span_pages};
+use crate::entry::Entry;
 use crate::flush::Flush;
 use crate::hardware::TableMemory;
 use umpa_abi::addr::{Frame, Page};
@@ -87,6 +88,8 @@ impl PageTables<'_> {
     ) -> Result<[bool; 2], TableError> {
         let mut replaced = [false; 2];
         let mut at = 0;
+        // Entries done one after the other in the same two tables.
+        let (mut tables, mut done) = ([None; 2], 0);
         while at < pages {
             let (a, b, left) = (one + at, other + at, pages - at);
             let mut level = highest_common(a, b, left);
@@ -102,33 +105,44 @@ impl PageTables<'_> {
             // At level 1 all entries that lie in both tables; above, one, as the next may be a link.
             let room = if level == 1 { ENTRIES - from.first.max(to.first) } else { 1 };
             let count = (left / span_pages(level)).min(room as u64) as usize;
+            if tables != [Some(from.table), Some(to.table)] {
+                (tables, done) = ([Some(from.table), Some(to.table)], 0);
+            }
+            let many = (done, done + left / span_pages(level));
             if commit {
                 for offset in 0..count {
-                    let present = self.swap_entries(memory, from, to, offset);
+                    let present = self.swap_entries(memory, level, [from, to], offset, many);
                     replaced = [replaced[0] | present[0], replaced[1] | present[1]];
                 }
+                done += 1;
             }
             at += count as u64 * span_pages(level);
         }
         Ok(replaced)
     }
 
-    /// Exchanges two entries; tells for each side whether it replaced a present one.
+    /// Exchanges two entries; tells for each side whether it replaced a present one, so that a flush is owed.
     fn swap_entries(
         &mut self,
         memory: &mut impl TableMemory,
-        one: Slots,
-        other: Slots,
+        level: u32,
+        [one, other]: [Slots; 2],
         offset: usize,
+        many: (u64, u64),
     ) -> [bool; 2] {
-        let a = read(memory, one.table, one.first + offset);
-        let b = read(memory, other.table, other.first + offset);
-        if a == b {
+        let places = [one, other].map(|slots| (slots.table, slots.first + offset));
+        let held = places.map(|(table, index)| read(memory, table, index));
+        if held[0] == held[1] {
             return [false; 2];
         }
-        self.write(memory, one.table, one.first + offset, b);
-        self.write(memory, other.table, other.first + offset, a);
-        [a.is_present(), b.is_present()]
+        for (place, (old, new)) in places.into_iter().zip([(held[0], held[1]), (held[1], held[0])]) {
+            if old.is_present() {
+                self.write_stale(memory, level, place, new, many);
+            } else {
+                self.write(memory, place.0, place.1, new);
+            }
+        }
+        held.map(Entry::is_present)
     }
 
     /// The entry of `level` for page number `page`, with the tables above it made and large leaves

@@ -477,7 +477,10 @@ impl<'a> World<'a> {
                 let usable = self.usable(moved)?;
                 // A leaf that has moved isn't cut where there is no table for it.
                 let uncut = self.setup.few_tables && room > 0 && moved != gva;
-                expect("usable pages", &usable, |&usable| usable == pages || uncut && usable == have)?;
+                // A copy may get a window that was kept, with a few pages more.
+                let longer = pages..=pages + if place == Place::Other { pages / 4 } else { 0 };
+                let fits = |&usable: &u64| longer.contains(&usable) || uncut && usable == have;
+                expect("usable pages", &usable, fits)?;
                 if room > 0 {
                     expect("a window with room", &moved, |moved| in_window(*moved))?;
                 }
@@ -487,11 +490,13 @@ impl<'a> World<'a> {
                     Place::Same => gva == moved,
                     Place::Other => gva != moved,
                 })?;
+                let covers = self.umpa.stats().covers;
+                let cover = core::mem::replace(&mut self.covers, covers) < covers;
                 let mut block = self.blocks.swap_remove(number);
                 if moved != gva {
                     self.bury(&block, 0, true);
                     block.gva = moved;
-                    block.cover = false;
+                    block.cover = cover;
                     block.reserved_pages = pages;
                 } else if !block.cover {
                     self.bury(&block, pages as usize, false);

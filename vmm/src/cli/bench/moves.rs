@@ -190,24 +190,20 @@ fn judge_growth(record: &Record) -> Vec<Verdict> {
     verdicts
 }
 
-/// Growth within the reservation costs the same at every size, but for the leaves that are written: one for
-/// each 2 MiB from there on.
+/// Growth within the reservation costs much the same however many frames it maps: the largest doubling beside
+/// the first one that writes no small leaves.
 fn flat(record: &Record) -> Option<Verdict> {
-    const LEAF_CYCLES: f64 = 10_000.0;
+    const FIRST_BYTES: u64 = 4 << 20;
     const SPREAD: f64 = 4.0;
-    let rows = doubled(8 << 10).into_iter().filter_map(|bytes| {
-        let leaves = if bytes > 2 << 20 { (bytes / 2) >> 21 } else { 0 };
-        Some(record.median("umpa", "grow", bytes)? - LEAF_CYCLES * leaves as f64)
-    });
-    let mut rest: Vec<f64> = rows.map(|cycles| cycles.max(1.0)).collect();
-    rest.sort_by(f64::total_cmp);
-    let (middle, largest) = (*rest.get(rest.len() / 2)?, *rest.last()?);
+    let first = record.median("umpa", "grow", FIRST_BYTES)?;
+    let grown = |&bytes: &u64| Some((record.median("umpa", "grow", bytes)?, bytes));
+    let (cycles, bytes) =
+        doubled(FIRST_BYTES).iter().filter_map(grown).max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    let times = cycles / first.max(1.0);
     Some(Verdict {
-        target: format!(
-            "umpa: grow without {LEAF_CYCLES} cycles for each large leaf at most {SPREAD}x its median"
-        ),
-        found: format!("{largest:.0} of {middle:.0} cycles"),
-        met: largest <= SPREAD * middle,
+        target: format!("umpa: no grow from {} up takes more than {SPREAD}x the first", size(FIRST_BYTES)),
+        found: format!("{times:.2}x at {}, for {} times the frames", size(bytes), bytes / FIRST_BYTES),
+        met: times <= SPREAD,
     })
 }
 
