@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use crate::host::{self, Host, HostInfo};
 use crate::jail;
+use crate::memory::Means;
 
 const MIB: u64 = 1 << 20;
-/// A guest whose frames are granted one by one needs a mapping for each run of them.
+/// Linux's own default. A guest needs a mapping for each run of its frames, or of its 2 MiB pieces ([`Means`]).
 const MAP_COUNT_MIN: u64 = 65_530;
 /// vCPU, VM, statistics, eventfds, the image: for a handful of guests at once.
 const FILES_MIN: u64 = 256;
@@ -86,6 +87,8 @@ pub struct Report {
     pub page_sizes_kib: Vec<u64>,
     /// Capabilities.
     pub capabilities: Vec<Capability>,
+    /// What keeps frames that aren't granted out of reach: `guards` or `mprotect`.
+    pub frames_kept_by: &'static str,
     /// Huge pages.
     pub huge_pages: HugePages,
     /// MemTotal, bytes.
@@ -115,6 +118,7 @@ pub fn examine() -> Report {
         host: None,
         page_sizes_kib: Vec::new(),
         capabilities: Vec::new(),
+        frames_kept_by: Means::offered().name(),
         huge_pages: huge_pages(),
         memory_bytes: meminfo_bytes("MemTotal"),
         available_bytes: meminfo_bytes("MemAvailable"),
@@ -211,12 +215,21 @@ fn check_limits(report: &mut Report) {
         let what = format!("only {} MiB of memory are available", report.available_bytes / MIB);
         problem(report, Severity::Limits, &what, "end other programs, or give guests less: --mem 16M");
     }
+    if Means::offered() == Means::Protection {
+        problem(
+            report,
+            Severity::Limits,
+            "the kernel has no guard pages: a guest that gives scattered frames back is refused when the process has \
+             no mappings left",
+            "Linux 6.13 or newer has MADV_GUARD_INSTALL; until then: sudo sysctl vm.max_map_count=1048576",
+        );
+    }
     let limits = report.limits.clone();
     if limits.map_count.is_some_and(|count| count < MAP_COUNT_MIN) {
         problem(
             report,
             Severity::Limits,
-            "vm.max_map_count is low: guests that give scattered frames back are refused early",
+            "vm.max_map_count is low: guests that give frames back here and there are refused early",
             "sudo sysctl vm.max_map_count=65530",
         );
     }

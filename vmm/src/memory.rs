@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! slot 0, system   SYSTEM_GPA   readable and writable from the start, populated on touch
-//! slot 1, frames   FRAMES_GPA   PROT_NONE; `grant` makes frames accessible and takes them back
+//! slot 1, frames   FRAMES_GPA   out of reach; `grant` makes frames accessible and takes them back
 //! ```
 //!
 //! Both lie so that HVA ≡ GPA modulo 1 GiB: without that KVM can't put a 2 MiB or 1 GiB page of the
@@ -10,6 +10,8 @@
 //! exists, since the guest may write at any time. The frames slot is readable for the host only
 //! through a [`Ledger`], because most of it isn't accessible at all.
 #![allow(unsafe_code)] // maps, protects and populates guest RAM
+
+mod frames;
 
 use std::io;
 use std::ops::Range;
@@ -27,6 +29,9 @@ use vm_memory::{
 };
 
 use crate::ledger::Ledger;
+use frames::FramesSlot;
+pub use frames::Means;
+pub(crate) use frames::{GUARD_INSTALL, GUARD_REMOVE};
 
 /// Fewest bytes of frames that a guest can have.
 pub const FRAMES_MIN_BYTES: u64 = PageSize::Size2M.bytes();
@@ -203,7 +208,7 @@ pub struct GuestRam {
     // Points into the mappings, so it is declared, and dropped, before them.
     memory: GuestMemoryMmap,
     system: Mapping,
-    frames: Mapping,
+    frames: FramesSlot,
 }
 
 impl GuestRam {
@@ -212,13 +217,21 @@ impl GuestRam {
     /// # Errors
     /// [`MemoryError`] for sizes that make no sense or that the host has no address space for.
     pub fn new(system_bytes: u64, frames_bytes: u64) -> Result<Self, MemoryError> {
+        Self::with_means(system_bytes, frames_bytes, Means::offered())
+    }
+
+    /// The same, with one of the means to keep frames out of reach.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_means(system_bytes: u64, frames_bytes: u64, means: Means) -> Result<Self, MemoryError> {
         check_sizes(system_bytes, frames_bytes)?;
         let open = ProtFlags::READ | ProtFlags::WRITE;
         let system = Mapping::new(system_bytes, SYSTEM_GPA, open)?;
-        let frames = Mapping::new(frames_bytes, FRAMES_GPA, ProtFlags::empty())?;
+        let frames = FramesSlot::new(frames_bytes, means)?;
         let regions = vec![
             system.region(0, system_bytes, SYSTEM_GPA, open)?,
-            frames.region(0, frames_bytes, FRAMES_GPA, open)?,
+            frames.mapping.region(0, frames_bytes, FRAMES_GPA, open)?,
         ];
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|_| MemoryError::Outside { gpa: SYSTEM_GPA, bytes: system_bytes })?;
@@ -230,7 +243,7 @@ impl GuestRam {
     /// # Errors
     /// [`MemoryError::Slot`].
     pub(crate) fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        for (slot, gpa, mapping) in [(0, SYSTEM_GPA, &self.system), (1, FRAMES_GPA, &self.frames)] {
+        for (slot, gpa, mapping) in [(0, SYSTEM_GPA, &self.system), (1, FRAMES_GPA, &self.frames.mapping)] {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -277,7 +290,7 @@ impl GuestRam {
     /// Where both slots lie in this process, for whoever watches what is around them.
     #[must_use]
     pub fn host_ranges(&self) -> [Range<usize>; 2] {
-        [&self.system, &self.frames].map(|mapping| {
+        [&self.system, &self.frames.mapping].map(|mapping| {
             let start = mapping.base.addr().get();
             start..start + mapping.bytes as usize
         })
@@ -292,7 +305,7 @@ impl GuestRam {
     /// Guest-physical addresses of the frames slot.
     #[must_use]
     pub const fn frames_range(&self) -> Range<u64> {
-        FRAMES_GPA.get()..FRAMES_GPA.get() + self.frames.bytes
+        FRAMES_GPA.get()..FRAMES_GPA.get() + self.frames.mapping.bytes
     }
 
     /// Copies bytes out of the system slot.
@@ -348,28 +361,31 @@ impl GuestRam {
         }
     }
 
-    /// Makes frames accessible and backs them with zeroed memory. On an error some of them may be
-    /// accessible already; [`close`](Self::close) and [`discard`](Self::discard) undo that.
-    ///
-    /// In one thread: two were measured to be no faster (240 ms for 2 GiB, the memory's own speed).
+    /// Backs frames with zeroed memory that the guest can reach. On an error some of them may be so
+    /// already: [`withdraw`](Self::withdraw) and [`take`](Self::take) undo that.
     pub(crate) fn populate(&self, frames: Range<u64>) -> io::Result<()> {
-        self.reopen(frames.clone())?;
-        self.advise(frames, Advice::LinuxPopulateWrite)
+        self.frames.populate(frames)
     }
 
-    /// Takes frames out of the guest's reach; their content stays until [`discard`](Self::discard).
-    pub(crate) fn close(&self, frames: Range<u64>) -> io::Result<()> {
-        self.protect(frames, MprotectFlags::empty())
+    /// Does what can fail of [`take`](Self::take), and loses no content.
+    pub(crate) fn withdraw(&self, frames: Range<u64>) -> io::Result<()> {
+        self.frames.withdraw(frames)
     }
 
-    /// Undoes [`close`](Self::close) for frames whose content is still there.
-    pub(crate) fn reopen(&self, frames: Range<u64>) -> io::Result<()> {
-        self.protect(frames, MprotectFlags::READ | MprotectFlags::WRITE)
+    /// Undoes [`withdraw`](Self::withdraw).
+    pub(crate) fn restore(&self, frames: Range<u64>) -> io::Result<()> {
+        self.frames.restore(frames)
     }
 
-    /// Gives the memory behind frames back to the host. Their content is gone.
-    pub(crate) fn discard(&self, frames: Range<u64>) -> io::Result<()> {
-        self.advise(frames, Advice::LinuxDontNeed)
+    /// Takes frames, which were withdrawn, out of the guest's reach, and the memory behind them.
+    pub(crate) fn take(&self, frames: Range<u64>) -> io::Result<()> {
+        self.frames.take(frames)
+    }
+
+    /// Asserts that the frames in reach are those that the ledger has as granted.
+    #[cfg(test)]
+    pub(crate) fn check(&self, ledger: &Ledger) {
+        self.frames.check(|frame| ledger.is_granted(frame..frame + 1));
     }
 
     /// Backs part of the system slot with memory. Left to the guest, its first access would be a read,
@@ -402,42 +418,6 @@ impl GuestRam {
         }
         Ok(())
     }
-
-    /// Host address and length of frames in the frames slot; nothing outside it.
-    fn host_range(&self, frames: &Range<u64>) -> io::Result<(*mut libc::c_void, usize)> {
-        let first = FRAMES_GPA.containing().get();
-        let (start, end) = (frames.start.checked_sub(first), frames.end.checked_sub(first));
-        match (start, end) {
-            (Some(start), Some(end)) if start <= end && end <= self.frames.bytes / PAGE_BYTES => {
-                let offset = (start * PAGE_BYTES) as usize;
-                let bytes = ((end - start) * PAGE_BYTES) as usize;
-                // SAFETY: offset + bytes is at most the mapping's size, checked above.
-                Ok((unsafe { self.frames.base.as_ptr().add(offset) }.cast(), bytes))
-            }
-            _ => Err(io::ErrorKind::InvalidInput.into()),
-        }
-    }
-
-    fn protect(&self, frames: Range<u64>, flags: MprotectFlags) -> io::Result<()> {
-        let (start, bytes) = self.host_range(&frames)?;
-        // SAFETY: the range lies in the frames mapping, into which no reference exists; the host
-        // reads there only frames that the ledger has as granted, which are never closed.
-        Ok(unsafe { rustix::mm::mprotect(start, bytes, flags) }?)
-    }
-
-    fn advise(&self, frames: Range<u64>, advice: Advice) -> io::Result<()> {
-        let (start, bytes) = self.host_range(&frames)?;
-        loop {
-            // SAFETY: the range lies in the frames mapping, into which no reference exists, so
-            // nobody minds that its content changes.
-            match unsafe { rustix::mm::madvise(start, bytes, advice) } {
-                Ok(()) => return Ok(()),
-                // A kick or SIGINT; the pages done so far stay.
-                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
 }
 
 fn check_sizes(system_bytes: u64, frames_bytes: u64) -> Result<(), MemoryError> {
@@ -467,7 +447,7 @@ mod tests {
     fn host_addresses_are_congruent() {
         let ram = GuestRam::new(2 << 20, 4 << 20).unwrap();
         assert_eq!(ram.system.base.addr().get() as u64 % CONGRUENT_BYTES, SYSTEM_GPA.get());
-        assert_eq!(ram.frames.base.addr().get() as u64 % CONGRUENT_BYTES, 0);
+        assert_eq!(ram.frames.mapping.base.addr().get() as u64 % CONGRUENT_BYTES, 0);
     }
 
     #[test]
@@ -486,23 +466,25 @@ mod tests {
 
     #[test]
     fn frames_come_zeroed_and_lose_their_content() {
-        let ram = GuestRam::new(4096, 4 << 20).unwrap();
-        let frames = FIRST + 3..FIRST + 600;
-        let address = GuestAddress(Frame::new(FIRST + 4).start().get());
-        ram.populate(frames.clone()).unwrap();
-        ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
-        ram.close(frames.clone()).unwrap();
-        ram.reopen(frames.clone()).unwrap();
-        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 7);
-        ram.close(frames.clone()).unwrap();
-        ram.discard(frames.clone()).unwrap();
-        ram.populate(frames.clone()).unwrap();
-        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
-        ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
-        ram.zero(frames).unwrap();
-        assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
-        assert!(ram.populate(FIRST..FIRST + 1025).is_err(), "outside the slot");
-        assert!(ram.populate(0..1).is_err());
+        for means in [Means::offered(), Means::Protection] {
+            let ram = GuestRam::with_means(4096, 4 << 20, means).unwrap();
+            let frames = FIRST + 3..FIRST + 600;
+            let address = GuestAddress(Frame::new(FIRST + 4).start().get());
+            ram.populate(frames.clone()).unwrap();
+            ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
+            ram.withdraw(frames.clone()).unwrap();
+            ram.restore(frames.clone()).unwrap();
+            assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 7);
+            ram.withdraw(frames.clone()).unwrap();
+            ram.take(frames.clone()).unwrap();
+            ram.populate(frames.clone()).unwrap();
+            assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
+            ram.memory.store(7u64, address, Ordering::Relaxed).unwrap();
+            ram.zero(frames).unwrap();
+            assert_eq!(ram.memory.load::<u64>(address, Ordering::Relaxed).unwrap(), 0);
+            assert!(ram.populate(FIRST..FIRST + 1025).is_err(), "outside the slot");
+            assert!(ram.populate(0..1).is_err());
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Deliberate holes, to see `vmm attack` find them. They exist with the feature `weakened` only, which
 //! nothing turns on but a test; a `vmm` built with it does nothing but attack.
 //!
-//! Without the feature [`is`] is `false` at compile time and nothing of this is left in the program.
+//! Without the feature `is` is `false` at compile time and nothing of this is left in the program.
 
 /// A hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,6 +46,7 @@ fn text(report: &Report) -> String {
     line("huge pages", format!("transparent: {}, defrag: {}", huge.transparent, huge.defrag));
     line("hugetlb", format!("{} of 2 MiB, {} of 1 GiB (not used)", huge.hugetlb_2m, huge.hugetlb_1g));
     line("memory", format!("{} available of {}", size(report.available_bytes), size(report.memory_bytes)));
+    line("out of reach", format!("what isn't granted, by {}", report.frames_kept_by));
     line("limits", limits(&report.limits));
     let landlock = match report.jail.landlock_abi {
         0 => "no Landlock".to_owned(),

@@ -12,6 +12,7 @@ use vmm_sys_util::signal::SIGRTMIN;
 
 use super::Role;
 use crate::host;
+use crate::memory;
 
 #[allow(unreachable_pub)] // the macro's functions are pub
 mod number {
@@ -26,8 +27,9 @@ mod number {
 const PRCTL: [u64; 2] = [libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
 /// What makes a clone a thread of this process.
 const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
-/// The advice that grants give; the last two are MADV_GUARD_INSTALL and MADV_GUARD_REMOVE (Linux 6.13).
-const ADVICE: [i32; 4] = [libc::MADV_DONTNEED, libc::MADV_POPULATE_WRITE, 102, 103];
+/// The advice that grants give.
+const ADVICE: [i32; 4] =
+    [libc::MADV_DONTNEED, libc::MADV_POPULATE_WRITE, memory::GUARD_INSTALL, memory::GUARD_REMOVE];
 
 /// Arguments that a call must have: all of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
