@@ -183,9 +183,9 @@ impl<M: Machine> Umpa<'_, M> {
     /// `whole_pages` may.
     fn exchanged_pages(&self, pages: u64, whole_pages: u64) -> u64 {
         let sizes = [PageSize::Size1G, PageSize::Size2M].map(PageSize::frames);
-        let rounded = sizes.map(|span| pages.next_multiple_of(span)).into_iter();
+        let mut rounded = sizes.map(|span| pages.next_multiple_of(span)).into_iter();
         let tables = self.config.reach == Reach::Tables;
-        rounded.filter(|&rounded| tables && rounded <= whole_pages).next().unwrap_or(pages)
+        rounded.find(|&rounded| tables && rounded <= whole_pages).unwrap_or(pages)
     }
 
     fn resize_direct(&mut self, first: Frame, have: u64, pages: u64) -> Result<Gva, BlockError> {

@@ -25,6 +25,7 @@ pub(crate) use ledger::Ledger;
 pub(crate) use tlb::Tlb;
 pub(crate) use walk::Mapped;
 
+use std::collections::BTreeMap;
 use umpa::hardware::{Checksum, Contents, Exchanged, FrameSource, TableMemory};
 use umpa_abi::addr::{Frame, Gpa, Gva, Page};
 use umpa_abi::exchange::{Extent, Policy};
@@ -94,6 +95,10 @@ pub(crate) struct Counts {
 /// See the [module](self).
 pub(crate) struct Machine {
     words: Vec<u64>,
+    /// Stores that wait for a flush (`TableMemory::write_by_flush`): words and what they become.
+    held: BTreeMap<usize, u64>,
+    /// Whether such stores wait, as they may.
+    pub(crate) holds: bool,
     root: Frame,
     pub(crate) ledger: Ledger,
     pub(crate) tlb: Tlb,
@@ -109,6 +114,8 @@ impl Machine {
     pub(crate) fn new(tables: u64, ledger: Ledger) -> Self {
         let mut machine = Self {
             words: vec![0; tables as usize * paging::ENTRIES],
+            held: BTreeMap::new(),
+            holds: true,
             root: TABLES,
             ledger,
             tlb: Tlb::default(),
@@ -206,6 +213,17 @@ impl Machine {
         }
     }
 
+    /// An entry as the processor sees it.
+    fn stored(&self, table: Frame, index: usize) -> u64 {
+        self.words[self.word(table, index)]
+    }
+
+    fn store_held(&mut self) {
+        for (word, entry) in core::mem::take(&mut self.held) {
+            self.words[word] = entry;
+        }
+    }
+
     fn word(&self, table: Frame, index: usize) -> usize {
         assert!(self.is_table(table) && index < paging::ENTRIES, "entry {index} of {table}, not a table");
         (table.get() - TABLES.get()) as usize * paging::ENTRIES + index
@@ -214,19 +232,32 @@ impl Machine {
 
 impl TableMemory for Machine {
     fn read(&self, table: Frame, index: usize) -> u64 {
-        self.words[self.word(table, index)]
+        let word = self.word(table, index);
+        self.held.get(&word).copied().unwrap_or(self.words[word])
     }
 
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         let word = self.word(table, index);
-        self.counts.changed_entries += u64::from(self.words[word] != entry);
+        self.counts.changed_entries += u64::from(self.read(table, index) != entry);
+        self.held.remove(&word);
         self.words[word] = entry;
+        self.speculate_next();
+    }
+
+    fn write_by_flush(&mut self, table: Frame, index: usize, entry: u64) {
+        if !self.holds {
+            return self.write(table, index, entry);
+        }
+        let word = self.word(table, index);
+        self.counts.changed_entries += u64::from(self.read(table, index) != entry);
+        self.held.insert(word, entry);
         self.speculate_next();
     }
 }
 
 impl umpa::hardware::Tlb for Machine {
     fn flush_page(&mut self, page: Page) {
+        self.store_held();
         self.counts.flushed_pages += 1;
         match self.sabotage {
             Sabotage::IgnoreFlushes => {}
@@ -240,6 +271,7 @@ impl umpa::hardware::Tlb for Machine {
     }
 
     fn flush_all(&mut self) {
+        self.store_held();
         self.counts.flushed_all += 1;
         match self.sabotage {
             Sabotage::IgnoreFlushes | Sabotage::IgnoreFlushAll => {}

@@ -75,7 +75,7 @@ impl Machine {
                 return Err(Fault::Violation { gpa: table.start(), gva });
             }
             self.counts.walk_steps += 1;
-            let entry = self.read(table, paging::index(page.start(), level));
+            let entry = self.stored(table, paging::index(page.start(), level));
             if entry & paging::PRESENT == 0 {
                 return Ok(None);
             }
@@ -105,7 +105,7 @@ impl Machine {
         let mut table = self.root();
         for level in (1..=paging::LEVELS).rev() {
             let index = paging::index(page.start(), level);
-            let entry = self.read(table, index);
+            let entry = self.stored(table, index);
             if level == 1 || (level < 4 && entry & paging::LARGE != 0) {
                 self.note(table, index, paging::ACCESSED | paging::DIRTY);
                 self.tlb.set_dirty(page, level);
