@@ -5,7 +5,7 @@ use crate::trap::probe::Registers;
 use crate::workloads::Failure;
 
 /// See the [module](self).
-pub(super) const ATTACK: Attack = Attack { name: "halt", tries: "halts for ever", run };
+pub(super) const ATTACK: Attack = Attack { name: "halt", tries: "halts, where nothing could wake it", run };
 
 fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
     let halted = attacker.run(&[0xf4], &mut Registers::default())?; // hlt
