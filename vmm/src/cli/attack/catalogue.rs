@@ -99,6 +99,12 @@ const fn walks(place: Where, violation: &'static [By]) -> &'static [By] {
     if matches!(place.mode, MmuMode::Shadow) { &[By::Refused] } else { violation }
 }
 
+/// A root that isn't the guest's: the processor refuses to load it (#GP beyond its address width), can't
+/// fetch the next instruction, nor raise an exception about that, or KVM tries for ever.
+const fn foreign_root(_: Where) -> &'static [By] {
+    &[By::Refused, By::TripleFault, By::EntryFailed, By::Internal, By::Watchdog, NEVER, BACK, OUTSIDE]
+}
+
 /// Instructions for the kernel of a machine. At CPL 3 exceptions; at CPL 0 the guest may break what takes its
 /// own exceptions, and an interpreter may not know them.
 const fn instructions(place: Where) -> &'static [By] {
@@ -245,10 +251,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("recycled"),
     refused("report-flood").by(|_| &[By::Refused, By::OutputLimit]),
     refused("reserved-bits"),
-    refused("root-foreign")
-        .times(4)
-        .spins()
-        .by(|_| &[By::TripleFault, By::EntryFailed, By::Internal, By::Watchdog, NEVER, BACK, OUTSIDE]),
+    refused("root-foreign").times(4).spins().by(foreign_root),
     refused("self-tables"),
     refused("slot-borders").times(18).by(|_| &[NEVER, OUTSIDE, By::Refused]),
     refused("software-interrupts").times(8).by(instructions),
