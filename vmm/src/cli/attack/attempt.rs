@@ -15,7 +15,6 @@ use vmm::call::CallError;
 use vmm::exits::Stop;
 use vmm::host::Host;
 use vmm::image::Image;
-use vmm::ledger::Owner;
 use vmm::upcall::OnUnanswered;
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
@@ -272,9 +271,9 @@ impl Attempt<'_> {
             ended.wrong.push(format!("it should have been stopped by: {}", allowed.join("; ")));
         }
         if let (Err(VmError::Violation(violation)), Some(target)) = (&remains.ended, remains.target)
-            && violation.gpa.map(Gpa::containing) != Some(target.containing())
+            && let Some(found) = violation.gpa
+            && found.containing() != target.containing()
         {
-            let found = violation.gpa.map_or("nowhere".to_owned(), |gpa| gpa.to_string());
             ended.wrong.push(format!("the violation is reported at {found}, the attack was at {target}"));
         }
         if remains.granted_frames > self.planned.memory_bytes / PAGE_BYTES {
@@ -304,9 +303,9 @@ fn broken(what: String) -> Ended {
 fn of_error(error: &VmError) -> (Option<By>, Ended) {
     match error {
         VmError::Violation(violation) => {
-            let owner = violation.owner.unwrap_or(Owner::Outside);
+            let by = violation.owner.map_or(By::Unlocated, By::Violation);
             let at = violation.gpa.map_or("an unknown address".to_owned(), |gpa| gpa.to_string());
-            stopped(By::Violation(owner), format!("guest-physical {at}, rip {}", violation.rip))
+            stopped(by, format!("guest-physical {at}, rip {}", violation.rip))
         }
         VmError::Stopped { stop, registers } => {
             let by = match stop {

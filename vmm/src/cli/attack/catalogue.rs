@@ -16,6 +16,8 @@ pub(super) enum By {
     Refused,
     /// The second translation; the frame's owner.
     Violation(Owner),
+    /// The second translation, and when the VMM looks where, the guest's tables say something else.
+    Unlocated,
     /// An exit for a port that means nothing.
     Port,
     /// An exit for HLT.
@@ -48,6 +50,7 @@ impl fmt::Display for By {
             Self::Violation(Owner::GivenBack) => "violation, given back",
             Self::Violation(Owner::Outside) => "violation, no memory",
             Self::Violation(Owner::Guest) => "violation, its own",
+            Self::Unlocated => "violation, its tables have changed",
             Self::Port => "stop, port",
             Self::Halted => "stop, halt",
             Self::TripleFault => "stop, triple fault",
@@ -262,7 +265,8 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("table-given-back").times(2).by(|_| &[By::Refused, BACK]),
     refused("table-in-hole").times(12).by(|place| walks(place, &[OUTSIDE])),
     refused("table-ungranted").times(3).by(|place| walks(place, &[NEVER])),
-    refused("tables-from-disk").times(2).file(8).by(|_| &[By::Refused, NEVER]),
+    // The device may write the table once more before the VMM walks it for the report.
+    refused("tables-from-disk").times(2).file(8).by(|_| &[By::Refused, By::Unlocated, NEVER]),
     refused("trap-pages").only_at_cpl_3(),
     refused("triple-fault").by(|_| &[By::TripleFault]),
     refused("virtualization").times(17).by(instructions),
