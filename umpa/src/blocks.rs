@@ -202,6 +202,31 @@ impl<'a, M: Machine> Umpa<'a, M> {
         Ok(slot.page().start())
     }
 
+    /// A block of at least `bytes` that is expected to grow to `reserve_bytes`: with [`Placement::Ladder`] at the
+    /// beginning of a free run that has so many, so that it grows where it is, without a store to a table, as long
+    /// as nobody takes the frames behind it. Else in a window with so many addresses.
+    ///
+    /// # Errors
+    /// [`AllocError`], and nothing is allocated.
+    pub fn userpage_malloc_growing(&mut self, bytes: u64, reserve_bytes: u64) -> Result<Gva, AllocError> {
+        let (pages, room) = (pages_of(bytes)?, pages_of(reserve_bytes.max(bytes))?);
+        if self.config.placement == Placement::Ladder
+            && let Some(run) = self.frames.get(room)
+        {
+            let (run, behind) =
+                if room > pages { run.split(pages) } else { (run, Run::new(Frame::new(0), 0)) };
+            if behind.frames() > 0 {
+                self.put_back(behind);
+            }
+            self.frames.set_note(run.first(), BLOCK | pages);
+            self.stats.direct += 1;
+            return Ok(layout::direct(run.first().start()));
+        }
+        let slot = self.new_window(pages, room)?;
+        self.stats.windows += 1;
+        Ok(slot.page().start())
+    }
+
     /// Addresses for `bytes`, without memory: [`Self::userpage_commit`] backs parts of it.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => pages().prop_map(|pages| Step::Malloc { pages }),
         1 => pages().prop_map(|pages| Step::Reserve { pages: 4 * pages }),
         2 => pages().prop_map(|pages| Step::Window { pages }),
+        2 => (pages(), pages()).prop_map(|(pages, room)| Step::MallocGrowing { pages, room }),
         6 => block.clone().prop_map(|block| Step::Free { block }),
         5 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Realloc { block, pages }),
         2 => (block.clone(), pages()).prop_map(|(block, pages)| Step::Resize { block, pages }),
@@ -431,4 +432,24 @@ fn too_large_a_block_takes_no_frames() {
         assert_eq!(world.umpa.frames().granted_frames(), 0);
     }
     assert!(world.umpa.userpage_malloc(64 * 4096).is_ok());
+}
+
+/// In front of free frames a block grows without a store; when others have them, it moves.
+#[test]
+fn a_block_that_is_to_grow_does_so_where_it_is() {
+    let (mut tags, mut links) = plain(600, Placement::Ladder).bookkeeping();
+    let mut world = World::new(&plain(600, Placement::Ladder), &mut tags, &mut links);
+    // So that the frames are there.
+    world.step(&Step::Malloc { pages: 600 }).unwrap();
+    world.step(&Step::Free { block: 0 }).unwrap();
+    world.step(&Step::MallocGrowing { pages: 1, room: 40 }).unwrap();
+    let stores = world.umpa.tables().stores();
+    for pages in [2, 10, 40] {
+        world.step(&Step::Realloc { block: 0, pages }).unwrap();
+    }
+    assert_eq!((world.umpa.stats().direct, world.umpa.stats().moved), (2, 0));
+    assert_eq!(world.umpa.tables().stores(), stores);
+    world.step(&Step::Malloc { pages: 540 }).unwrap();
+    world.step(&Step::Realloc { block: 0, pages: 45 }).unwrap();
+    assert_eq!(world.umpa.stats().moved, 1);
 }

@@ -1,8 +1,10 @@
 //! A vector that grows by page table: elements are never copied to grow.
 //!
-//! Its memory is a large block of a [`Heap`] in a window of its own. A push beyond what is backed backs
-//! one page more, behind the last; when the window's addresses are used up, the page-table entries move
-//! to a window with twice as many. So there is no doubling, and no more spare memory than a page:
+//! Its memory is a large block of a [`Heap`]. A push beyond what is backed backs one page more, behind the last.
+//! Where free frames lie together for all that the vector may need, it begins in front of them in the direct map,
+//! and a page more is a frame taken, and no store to a table. When somebody else has them it moves to a window, by
+//! page-table entries; and from there, when the window's addresses are used up, to one with twice as many. So
+//! there is no doubling, and no more spare memory than a page:
 //!
 //! ```text
 //! │ len elements │ spare │      addresses only, room to grow      │
@@ -88,8 +90,9 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
         Self::reserved(heap, RESERVE_BYTES, Growth::Natural)
     }
 
-    /// An empty vector, without memory, that will have addresses for `elements` elements; beyond them it
-    /// moves, by its page-table entries.
+    /// An empty vector, without memory, that will have room for `elements` elements where it is: in front of as many
+    /// free frames, for as long as nobody takes them, else in addresses of its own. Beyond them it moves, by
+    /// its page-table entries.
     #[must_use]
     pub const fn with_reserve_in(heap: &'h Heap<'u, 'a, M>, elements: usize, growth: Growth) -> Self {
         Self::reserved(heap, elements.saturating_mul(size_of::<T>()), growth)
@@ -226,11 +229,16 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
         let bytes = needed.checked_next_multiple_of(self.page_bytes()).ok_or(out)?;
         // A window of 2 MiB or more is aligned to as much: large pages are mapped by large leaves.
         let align_bytes = align_of::<T>();
+        let room = if bytes < self.reserve_bytes { self.reserve_bytes } else { bytes.saturating_mul(2) };
+        let start = self.start.cast();
         let block = if self.bytes == 0 {
-            self.heap.alloc_reserved(bytes, align_bytes, self.reserve_bytes.max(bytes + 1))
+            self.heap.alloc_growing(bytes, align_bytes, room)
+        // SAFETY: it is the vector's block, and nobody refers to elements now.
+        } else if unsafe { self.heap.resize(start, bytes) }.is_ok() {
+            Ok(start)
         } else {
-            // SAFETY: it is the vector's block, and nobody refers to elements now.
-            unsafe { self.heap.realloc(self.start.cast(), bytes, align_bytes) }
+            // SAFETY: as above.
+            unsafe { self.heap.realloc_reserved(start, bytes, align_bytes, room) }
         };
         self.set_block(block?.cast(), bytes);
         Ok(())

@@ -166,6 +166,21 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
         self.enter()?.alloc_reserved(bytes, align_bytes, reserve_bytes)
     }
 
+    /// A block like [`Self::alloc_reserved`]'s, in the direct map where it can be: it grows there without a store
+    /// to a table, and moves only when somebody else has taken the frames behind it
+    /// ([`Umpa::userpage_malloc_growing`]).
+    ///
+    /// # Errors
+    /// As for [`Self::alloc`].
+    pub fn alloc_growing(
+        &self,
+        bytes: usize,
+        align_bytes: usize,
+        reserve_bytes: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        self.enter()?.alloc_growing(bytes, align_bytes, reserve_bytes)
+    }
+
     /// `blocks` blocks of `bytes` bytes at multiples of `align_bytes`, which may be less than 16, in the
     /// time that one takes: no block is touched, but each can be freed and resized alone. From 64 KiB on
     /// in all they are a slab's: a freed one isn't given out again, but memory goes back in parts of 2

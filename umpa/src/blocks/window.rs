@@ -271,9 +271,13 @@ impl<M: Machine> Umpa<'_, M> {
             } else {
                 None
             };
+            // Halved until there is such a run: a few looks, and not one for each 2 MiB.
+            let halves = core::iter::successors(Some(whole), |&pages| {
+                let half = pages / 2;
+                Some(half - half % TABLE_PAGES).filter(|&half| half > 0)
+            });
             return zeroed
-                .or_else(|| frames.find_aligned(Content::Any, whole))
-                .or_else(|| frames.find_aligned(Content::Any, TABLE_PAGES))
+                .or_else(|| halves.into_iter().find_map(|pages| frames.find_aligned(Content::Any, pages)))
                 .or_else(|| frames.find_longest(wants, TABLE_PAGES));
         }
         // Up to where large leaves may begin again.

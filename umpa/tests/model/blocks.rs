@@ -24,6 +24,11 @@ pub(crate) enum Step {
     Malloc {
         pages: u64,
     },
+    /// A block that is to grow to `room` pages where it is.
+    MallocGrowing {
+        pages: u64,
+        room: u64,
+    },
     /// A block that reads as zero.
     MallocZeroed {
         pages: u64,
@@ -294,6 +299,7 @@ impl<'a> World<'a> {
         match &mut step {
             Step::Malloc { pages }
             | Step::Window { pages }
+            | Step::MallocGrowing { pages, .. }
             | Step::MallocZeroed { pages }
             | Step::MallocSized { pages, .. }
             | Step::Realloc { pages, .. }
@@ -320,6 +326,11 @@ impl<'a> World<'a> {
             Step::Malloc { pages } => {
                 let available = self.available();
                 let made = self.umpa.userpage_malloc(pages * PAGE_BYTES);
+                self.new_block(made, pages, pages, available, false)
+            }
+            Step::MallocGrowing { pages, room } => {
+                let available = self.available();
+                let made = self.umpa.userpage_malloc_growing(pages * PAGE_BYTES, room * PAGE_BYTES);
                 self.new_block(made, pages, pages, available, false)
             }
             Step::MallocZeroed { pages } => {

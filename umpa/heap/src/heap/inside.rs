@@ -116,6 +116,20 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
         made.map(block_at).map_err(|_| HeapError::OutOfMemory { bytes })
     }
 
+    pub(super) fn alloc_growing(
+        &mut self,
+        bytes: usize,
+        align_bytes: usize,
+        reserve_bytes: usize,
+    ) -> Result<NonNull<u8>, HeapError> {
+        let in_pages = align_bytes.is_power_of_two() && align_bytes as u64 <= PAGE_BYTES;
+        if !in_pages || is_small(reserve_bytes, align_bytes) || reserve_bytes <= bytes {
+            return self.alloc_reserved(bytes, align_bytes, reserve_bytes);
+        }
+        let made = self.segments().umpa().userpage_malloc_growing(bytes.max(1) as u64, reserve_bytes as u64);
+        made.map(block_at).map_err(|_| HeapError::OutOfMemory { bytes })
+    }
+
     pub(super) fn alloc_run(
         &mut self,
         blocks: usize,
