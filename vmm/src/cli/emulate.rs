@@ -23,7 +23,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Option<u32>,
     /// Memory of the emulated machine, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 1536, value_parser = clap::value_parser!(u32).range(256..))]
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
     /// 2 MiB pages to reserve for hugetlb.
     #[arg(long, value_name = "PAGES", default_value_t = 0)]

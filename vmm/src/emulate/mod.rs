@@ -141,7 +141,7 @@ impl EmulateOptions {
         Self {
             mmu,
             cpus,
-            memory_mib: 1536,
+            memory_mib: 2048,
             huge_pages: 0,
             timeout: Duration::from_secs(minutes * 60),
             deterministic: false,
