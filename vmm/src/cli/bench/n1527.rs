@@ -12,10 +12,11 @@
 //! has written just before its round, untimed. The rows `write…` are that alone, in several ways, natively also
 //! with wide stores and with stores past the caches. `umpa-run` has no array.
 //!
-//! Measured at 2.3 GHz, in cycles a node, with 16 other tasks on two processors: the batch 6.9, the ways to
-//! write 7.4 to 9.1 in the guest, single calls 74. On a quiet machine: 0.62 to 0.83 for each way natively, 17.9
-//! for single calls in the guest. So the batch is at the floor, and the floor is 10 to 27 times below single
-//! calls: 50 is out of reach for what writes so many pointers.
+//! Measured at 2.3 GHz on a quiet machine, in cycles a node: the batch 2.2, a run without pointers 0.14, single
+//! calls 17.1, jemalloc 11.4; writing the pointers alone 1.4 the first time and 0.64 to 0.75 after that, in each way
+//! natively too, past the caches 3.2. So 50 times below single calls is out of reach for what writes so many
+//! pointers: the fastest way to write them is 27 times below. Ten times below jemalloc isn't, but the batch pays
+//! for an array that has left the caches; writing eight at a time made no difference to it (2.20).
 
 use std::cell::RefCell;
 use std::path::PathBuf;
