@@ -56,7 +56,6 @@
 
 #![allow(unsafe_code)] // reason: hands out memory by pointer
 
-mod allocator;
 mod bounds;
 mod inside;
 mod pages;
