@@ -23,197 +23,42 @@
 //!
 //! Dropping a [`Vm`] gives everything back; nothing outlives it.
 
+mod boot;
+mod config;
+mod error;
 mod machine;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use umpa_abi::Wire;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
-use umpa_abi::boot::{ARGS_BYTES, BOOT_MAGIC, BootInfo, feature};
+use umpa_abi::boot::BootInfo;
 use umpa_abi::call::ExitCode;
-use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES, direct};
+use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES};
 use umpa_abi::record::Record;
-use umpa_abi::{ABI_VERSION, Wire, boot::MmuMode};
 
-use crate::block::{Device, DeviceError, PageFile};
-use crate::call::{CallError, OUTPUT_DEFAULT_BYTES, Server};
-use crate::exits::Stop;
+use crate::block::Device;
+use crate::call::{CallError, Server};
 use crate::host::Host;
-use crate::image::{Image, ImageError};
-use crate::jail::{Jail, JailError, Role};
+use crate::jail::Role;
 use crate::ledger::Ledger;
-use crate::memory::{GuestRam, MemoryError};
-use crate::signals::{Deadline, SignalError, Stopper, Watch};
+use crate::memory::GuestRam;
+use crate::signals::{Deadline, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
-use crate::system::{BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, STACK_GVA, SystemLayout};
-use crate::tables::{self, Tables, TablesError};
+use crate::system::{BOOT_GVA, STACK_GVA, SystemLayout};
+use crate::tables;
 use crate::traps;
-use crate::upcall::{Asker, OnUnanswered, Requests, UnansweredDemand};
-use crate::vcpu::{Registers, Ring, Start, Vcpu, VcpuError};
-use crate::violation::Violation;
+use crate::upcall::{Asker, Requests};
+use crate::vcpu::{Start, Vcpu};
+use boot::{boot_info, pack_args};
 use machine::{Machine, Runner, Turn};
 
-/// Frames that a guest has if nothing else is said.
-pub const MEMORY_DEFAULT_BYTES: u64 = 64 << 20;
-
-/// Why there is no guest, or no more.
-#[derive(Debug, thiserror::Error)]
-pub enum VmError {
-    /// KVM_CREATE_VM failed.
-    #[error("KVM can't create a virtual machine; see the kernel's log (dmesg)")]
-    Create(#[source] kvm_ioctls::Error),
-    /// The image is no image.
-    #[error("the guest image can't be used")]
-    Image(#[from] ImageError),
-    /// The memory can't be had.
-    #[error("the guest's memory can't be made")]
-    Memory(#[from] MemoryError),
-    /// The first page tables can't be built.
-    #[error("the guest's page tables can't be built")]
-    Tables(#[from] TablesError),
-    /// The vCPU can't be had.
-    #[error("the guest's vCPU can't be made")]
-    Vcpu(#[from] VcpuError),
-    /// The guest couldn't be stopped, so it isn't started.
-    #[error("the guest can't be watched")]
-    Signals(#[from] SignalError),
-    /// Too many or too long arguments.
-    #[error("the arguments take {bytes} bytes, a guest takes {ARGS_BYTES}; none may contain a zero byte")]
-    Args {
-        /// Their size, each with a zero byte.
-        bytes: usize,
-    },
-    /// A hypercall couldn't be served.
-    #[error("a hypercall can't be served")]
-    Call(#[from] CallError),
-    /// The guest touched what isn't its own.
-    #[error("{0}")]
-    Violation(Box<Violation>),
-    /// The guest can't go on.
-    #[error("the guest stopped {}", place(.registers.as_deref()))]
-    Stopped {
-        /// Why.
-        #[source]
-        stop: Stop,
-        /// Where; `None` after a triple fault on an AMD processor, which doesn't say it.
-        registers: Option<Box<Registers>>,
-    },
-    /// The block device can't be had.
-    #[error("the guest's block device can't be made")]
-    Block(#[from] DeviceError),
-    /// Its time is up.
-    #[error("the guest ran into its timeout of {timeout:?} at rip {rip}; --timeout gives it more")]
-    TimedOut {
-        /// How long it was.
-        timeout: Duration,
-        /// Where the guest was.
-        rip: Gva,
-    },
-    /// Its threads have used up the processor time that they may have.
-    #[error(
-        "the guest has used up its processor time of {cpu_time:?} at rip {rip}; --cpu-time gives it more"
-    )]
-    CpuTimeUsed {
-        /// How much it was.
-        cpu_time: Duration,
-        /// Where the guest was.
-        rip: Gva,
-    },
-    /// It has written and reported too much.
-    #[error(
-        "the guest has written and reported more than its limit of {limit_bytes} bytes; --output-limit gives it \
-         more"
-    )]
-    OutputLimit {
-        /// How much it may.
-        limit_bytes: u64,
-    },
-    /// Its thread can't be had, or not in the jail.
-    #[error("the guest's thread can't be made")]
-    Jail(#[from] JailError),
-    /// It hasn't answered a demand for frames in time ([`OnUnanswered`]).
-    #[error(transparent)]
-    Unanswered(Box<UnansweredDemand>),
-    /// It couldn't be told of a request for frames.
-    #[error("KVM can't interrupt the guest")]
-    Interrupt(#[source] io::Error),
-    /// SIGINT.
-    #[error("interrupted")]
-    Interrupted,
-    /// The thread that ran it is gone: a bug of the VMM, whose message is on standard error.
-    #[error("the VMM panicked while it ran the guest")]
-    Panicked,
-    /// `run` after the end.
-    #[error("the guest has ended already")]
-    Ended,
-}
-
-/// What a guest is made of.
-pub struct VmConfig {
-    /// Its program.
-    pub image: Image,
-    /// Frames that it can get, in bytes: a multiple of 4 KiB, at least 2 MiB.
-    pub memory_bytes: u64,
-    /// The workload's privilege level.
-    pub ring: Ring,
-    /// The workload's name, and its arguments.
-    pub args: Vec<String>,
-    /// What is behind its block device, if it has one.
-    pub page_file: Option<PageFile>,
-    /// How long it may live, counted from [`Vm::new`], pauses included.
-    pub timeout: Option<Duration>,
-    /// How much processor time its threads may have: the vCPU's, which includes the guest's own time, and
-    /// those of its block device.
-    pub cpu_time: Option<Duration>,
-    /// How many bytes it may write to its console and report.
-    pub output_limit_bytes: u64,
-    /// Whether its threads are jailed.
-    pub jail: Jail,
-    /// The host is an emulator, so the guest prints no times.
-    pub is_emulated: bool,
-    /// What happens when it doesn't answer a demand for frames in time.
-    pub on_unanswered: OnUnanswered,
-    /// Where its console's text goes.
-    pub console: Box<dyn Write + Send>,
-}
-
-impl VmConfig {
-    /// A workload of `image` with 64 MiB of frames at CPL 3, without a timeout, on standard output.
-    #[must_use]
-    pub fn new(image: Image, workload: &str) -> Self {
-        Self {
-            image,
-            memory_bytes: MEMORY_DEFAULT_BYTES,
-            ring: Ring::Three,
-            args: vec![workload.to_owned()],
-            page_file: None,
-            timeout: None,
-            cpu_time: None,
-            output_limit_bytes: OUTPUT_DEFAULT_BYTES,
-            jail: Jail::On,
-            is_emulated: false,
-            on_unanswered: OnUnanswered::default(),
-            console: Box::new(io::stdout()),
-        }
-    }
-}
-
-impl std::fmt::Debug for VmConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VmConfig")
-            .field("memory_bytes", &self.memory_bytes)
-            .field("ring", &self.ring)
-            .field("args", &self.args)
-            .field("page_file", &self.page_file)
-            .field("timeout", &self.timeout)
-            .field("cpu_time", &self.cpu_time)
-            .field("jail", &self.jail)
-            .finish_non_exhaustive()
-    }
-}
+pub use config::{MEMORY_DEFAULT_BYTES, VmConfig};
+pub use error::VmError;
 
 /// Why [`Vm::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -418,77 +263,5 @@ impl Vm {
     #[must_use]
     pub fn host_ranges(&self) -> [Range<usize>; 2] {
         self.machine.as_ref().map_or([0..0, 0..0], |machine| machine.ram.host_ranges())
-    }
-}
-
-/// Where a guest stopped.
-fn place(registers: Option<&Registers>) -> String {
-    match registers {
-        Some(registers) => format!("at rip {}\n{registers}", Gva::new(registers.general.rip)),
-        None => "somewhere (AMD processors don't keep the address of a triple fault)".to_owned(),
-    }
-}
-
-fn boot_info(
-    host: &Host,
-    system: &SystemLayout,
-    tables: Tables,
-    config: &VmConfig,
-    (args, args_bytes): ([u8; ARGS_BYTES], u32),
-    tsc_hz: u64,
-) -> BootInfo {
-    let pages_1g = if host.pages_1g() { feature::PAGES_1G } else { 0 };
-    let emulated = if config.is_emulated { feature::EMULATED } else { 0 };
-    let to_ring_0 = if host.mode() == MmuMode::Shadow { 0 } else { feature::SYSCALL_TO_RING0 };
-    let block = if config.page_file.is_some() { feature::BLOCK } else { 0 };
-    BootInfo {
-        magic: BOOT_MAGIC,
-        version: ABI_VERSION,
-        mmu_mode: host.mode() as u32,
-        ring: config.ring.number().into(),
-        features: pages_1g | to_ring_0 | emulated | block,
-        root: tables.root.get(),
-        tables_first: system.tables.gpa.containing().get(),
-        tables_frames: system.tables.bytes / PAGE_BYTES,
-        tables_used: tables.used,
-        bookkeeping: direct(system.bookkeeping.gpa).get(),
-        bookkeeping_bytes: system.bookkeeping.bytes,
-        frames_first: FRAMES_GPA.containing().get(),
-        frames_max: config.memory_bytes / PAGE_BYTES,
-        requests: REQUESTS_GVA.get(),
-        call_area: CALL_AREA_GVA.get(),
-        call_area_bytes: system.call_area.bytes,
-        tsc_hz,
-        block_queue: BLOCK_QUEUE_GVA.get(),
-        block_queue_gpa: system.block_queue.gpa.get(),
-        block_slots: config.page_file.as_ref().map_or(0, |file| file.slots),
-        args_bytes,
-        reserved: 0,
-        args,
-    }
-}
-
-fn pack_args(args: &[String]) -> Result<([u8; ARGS_BYTES], u32), VmError> {
-    let text: Vec<u8> = args.iter().flat_map(|arg| arg.bytes().chain([0])).collect();
-    let zeros = text.iter().filter(|&&byte| byte == 0).count();
-    let mut packed = [0; ARGS_BYTES];
-    match packed.get_mut(..text.len()) {
-        Some(room) if zeros == args.len() => room.copy_from_slice(&text),
-        _ => return Err(VmError::Args { bytes: text.len() }),
-    }
-    Ok((packed, text.len() as u32))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_are_packed_and_bounded() {
-        let pack = |args: &[&str]| pack_args(&args.iter().map(|&arg| arg.to_owned()).collect::<Vec<_>>());
-        let (bytes, used) = pack(&["pass", "x"]).unwrap();
-        assert_eq!(&bytes[..used as usize], b"pass\0x\0");
-        assert!(matches!(pack(&["a\0b"]), Err(VmError::Args { bytes: 4 })));
-        assert!(matches!(pack(&[&"x".repeat(ARGS_BYTES)]), Err(VmError::Args { .. })));
     }
 }

@@ -1,0 +1,78 @@
+//! What a guest is made of.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::block::PageFile;
+use crate::call::OUTPUT_DEFAULT_BYTES;
+use crate::image::Image;
+use crate::jail::Jail;
+use crate::upcall::OnUnanswered;
+use crate::vcpu::Ring;
+
+/// Frames that a guest has if nothing else is said.
+pub const MEMORY_DEFAULT_BYTES: u64 = 64 << 20;
+
+/// What a guest is made of.
+pub struct VmConfig {
+    /// Its program.
+    pub image: Image,
+    /// Frames that it can get, in bytes: a multiple of 4 KiB, at least 2 MiB.
+    pub memory_bytes: u64,
+    /// The workload's privilege level.
+    pub ring: Ring,
+    /// The workload's name, and its arguments.
+    pub args: Vec<String>,
+    /// What is behind its block device, if it has one.
+    pub page_file: Option<PageFile>,
+    /// How long it may live, counted from [`Vm::new`], pauses included.
+    pub timeout: Option<Duration>,
+    /// How much processor time its threads may have: the vCPU's, which includes the guest's own time, and
+    /// those of its block device.
+    pub cpu_time: Option<Duration>,
+    /// How many bytes it may write to its console and report.
+    pub output_limit_bytes: u64,
+    /// Whether its threads are jailed.
+    pub jail: Jail,
+    /// The host is an emulator, so the guest prints no times.
+    pub is_emulated: bool,
+    /// What happens when it doesn't answer a demand for frames in time.
+    pub on_unanswered: OnUnanswered,
+    /// Where its console's text goes.
+    pub console: Box<dyn Write + Send>,
+}
+
+impl VmConfig {
+    /// A workload of `image` with 64 MiB of frames at CPL 3, without a timeout, on standard output.
+    #[must_use]
+    pub fn new(image: Image, workload: &str) -> Self {
+        Self {
+            image,
+            memory_bytes: MEMORY_DEFAULT_BYTES,
+            ring: Ring::Three,
+            args: vec![workload.to_owned()],
+            page_file: None,
+            timeout: None,
+            cpu_time: None,
+            output_limit_bytes: OUTPUT_DEFAULT_BYTES,
+            jail: Jail::On,
+            is_emulated: false,
+            on_unanswered: OnUnanswered::default(),
+            console: Box::new(io::stdout()),
+        }
+    }
+}
+
+impl std::fmt::Debug for VmConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VmConfig")
+            .field("memory_bytes", &self.memory_bytes)
+            .field("ring", &self.ring)
+            .field("args", &self.args)
+            .field("page_file", &self.page_file)
+            .field("timeout", &self.timeout)
+            .field("cpu_time", &self.cpu_time)
+            .field("jail", &self.jail)
+            .finish_non_exhaustive()
+    }
+}
