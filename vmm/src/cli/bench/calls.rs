@@ -42,6 +42,41 @@ pub(super) struct Common {
     pub(super) timeout: Duration,
 }
 
+/// What benchmarks take whose work and memory are their own.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Options {
+    /// Rounds that are measured; three more go before them [default: 9 or 15; 3 with --quick].
+    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) rounds: Option<u64>,
+    /// Smaller: a few seconds.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
+    #[arg(long, default_value = "3", value_parser = parse_ring)]
+    pub(super) ring: Ring,
+    /// Give up after this time.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
+    pub(super) timeout: Duration,
+}
+
+impl Options {
+    /// With so many rounds unless others are asked for, and guests of so much memory.
+    pub(super) fn common(&self, rounds: u64, memory_bytes: u64) -> Common {
+        Common {
+            rounds: Some(self.rounds.unwrap_or(if self.quick { 3 } else { rounds })),
+            seed: 1,
+            quick: self.quick,
+            json: self.json.clone(),
+            ring: self.ring,
+            mem: memory_bytes,
+            timeout: self.timeout,
+        }
+    }
+}
+
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BenchError {

@@ -62,13 +62,13 @@ impl Bench {
             Self::Fig7(args) => (&args.json, Vec::new()),
             Self::Batch(args) => (&args.common.json, Vec::new()),
             Self::Mmap(args) => (&args.common.json, Vec::new()),
-            Self::N1527(args) => (&args.json, Vec::new()),
+            Self::N1527(args) => (&args.options.json, Vec::new()),
             Self::Pagefile(args) => (&args.json, vec![args.folder.clone(), "/sys/fs/cgroup".into()]),
             Self::Realloc(args) => (&args.options.json, Vec::new()),
             Self::Release(args) => (&args.json, Vec::new()),
-            Self::Snapshot(args) => (&args.json, Vec::new()),
+            Self::Snapshot(args) => (&args.options.json, Vec::new()),
             Self::Swap(args) => (&args.options.json, Vec::new()),
-            Self::Vector(args) => (&args.json, Vec::new()),
+            Self::Vector(args) => (&args.options.json, Vec::new()),
         };
         json.iter().map(|path| jail::folder(path)).chain(more).collect()
     }

@@ -5,60 +5,21 @@
 //! Series of guests: `umpa` grows within what was reserved, or exchanges tables; `umpa-move` moves at each
 //! growth; `umpa-copy` copies (see the workload `moves-times`). Native ones: [`benches::moves`].
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use benches::moves::{Linux, NAMES};
 use benches::samples::Record;
 use benches::targets::{Verdict, size};
 use umpa_abi::record::Sample;
-use vmm::vcpu::Ring;
 use work::moves::{LARGEST_BYTES, MoveError, QUICK_BYTES, SWAPS, doublings, exchanges};
 
-use super::calls::{self, BenchError, Plan};
-use super::parse_ring;
+use super::calls::{self, BenchError, Options, Plan};
 use super::rounds::{Contender, Native};
-use crate::cli::units::duration;
-
-/// What both take.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct Options {
-    /// Rounds that are measured; three more go before them [default: 15; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    rounds: Option<u64>,
-    /// Smaller: no block is larger than 64 MiB (realloc) or 4 MiB (swap).
-    #[arg(long)]
-    quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    timeout: Duration,
-}
-
-impl Options {
-    fn common(&self, mem: u64) -> calls::Common {
-        calls::Common {
-            rounds: Some(self.rounds.unwrap_or(if self.quick { 3 } else { 15 })),
-            seed: 1,
-            quick: self.quick,
-            json: self.json.clone(),
-            ring: self.ring,
-            mem,
-            timeout: self.timeout,
-        }
-    }
-}
 
 /// A block that grows from 4 KiB to 1 GiB by doubling.
 ///
 /// `umpa` grows within its reservation, `umpa-move` moves at each growth, `umpa-copy` is allocated anew, copied
 /// and freed. Natively: `copy` is mmap, memcpy, munmap; `mremap` moves; with small pages (`linux`) and huge
 /// ones (`thp`). `grow` is the call, `grow.touch` with all pages touched after it, `free` the end of the block.
+/// --quick: up to 64 MiB.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Realloc {
     #[command(flatten)]
@@ -68,7 +29,7 @@ pub(super) struct Realloc {
 /// Two blocks that exchange their contents.
 ///
 /// `umpa` exchanges tables; `copy` is three memcpy through a third block, in a guest and natively, `mremap` three
-/// moves. `swap` is the call, `swap.touch` with all pages of both blocks touched after it.
+/// moves. `swap` is the call, `swap.touch` with all pages of both blocks touched after it. --quick: up to 4 MiB.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Swap {
     #[command(flatten)]
@@ -112,7 +73,7 @@ pub(super) fn realloc(args: &Realloc) -> Result<(), BenchError> {
         judge: judge_growth,
     };
     // A copy needs the old block beside the new one, each in one piece.
-    calls::run(&args.options.common(largest_bytes / 2 * 3 + (64 << 20)), plan)
+    calls::run(&args.options.common(15, largest_bytes / 2 * 3 + (64 << 20)), plan)
 }
 
 /// Does the exchanges.
@@ -136,7 +97,7 @@ pub(super) fn swap(args: &Swap) -> Result<(), BenchError> {
         baseline: "linux-copy",
         judge: judge_swap,
     };
-    calls::run(&args.options.common(3 * largest_bytes + (32 << 20)), plan)
+    calls::run(&args.options.common(15, 3 * largest_bytes + (32 << 20)), plan)
 }
 
 /// How many times a series' row is below a baseline's.

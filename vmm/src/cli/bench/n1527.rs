@@ -19,20 +19,15 @@
 //! for an array that has left the caches; writing eight at a time made no difference to it (2.20).
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use benches::lists::{ALLOCATORS, faults, floors, list};
 use benches::samples::Record;
 use benches::targets::Verdict;
-use vmm::vcpu::Ring;
 use work::list::{ListError, NODE_BYTES, NODES, WRITERS};
 
-use super::calls::{self, BenchError, Plan};
-use super::parse_ring;
+use super::calls::{self, BenchError, Options, Plan};
 use super::rounds::{Contender, Count, Native};
-use crate::cli::units::duration;
 
 /// A list of 4,000,000 nodes: one batch, a run, single calls, native allocators.
 ///
@@ -43,21 +38,8 @@ pub(super) struct Args {
     /// Nodes of the list [default: 4000000; 400000 with --quick].
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u64).range(100..=50_000_000))]
     nodes: Option<u64>,
-    /// Rounds that are measured; three more go before them [default: 15; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    rounds: Option<u64>,
-    /// Smaller: a tenth of the nodes.
-    #[arg(long)]
-    quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    timeout: Duration,
+    #[command(flatten)]
+    pub(super) options: Options,
 }
 
 /// How many times below single calls of the same heap a batch is to be.
@@ -69,7 +51,7 @@ const WRITES: &str = "native-writes";
 
 /// Does it.
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
-    let nodes = args.nodes.unwrap_or(if args.quick { NODES / 10 } else { NODES });
+    let nodes = args.nodes.unwrap_or(if args.options.quick { NODES / 10 } else { NODES });
     // One array for all: each writes all of it before it reads.
     let pointers = Rc::new(RefCell::new(Vec::new()));
     let mut natives: Vec<Box<dyn Contender>> = Vec::new();
@@ -98,17 +80,9 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         baseline: "glibc",
         judge,
     };
-    let common = calls::Common {
-        rounds: Some(args.rounds.unwrap_or(if args.quick { 3 } else { 15 })),
-        seed: 1,
-        quick: args.quick,
-        json: args.json.clone(),
-        ring: args.ring,
-        // 32 bytes for a node that is single, 8 for its pointer.
-        mem: (nodes * 40 + (48 << 20)).next_multiple_of(2 << 20),
-        timeout: args.timeout,
-    };
-    calls::run(&common, plan)
+    // 32 bytes for a node that is single, 8 for its pointer.
+    let memory_bytes = (nodes * 40 + (48 << 20)).next_multiple_of(2 << 20);
+    calls::run(&args.options.common(15, memory_bytes), plan)
 }
 
 /// A place for each pointer, all just written, as in guests.

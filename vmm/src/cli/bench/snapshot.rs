@@ -3,46 +3,28 @@
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
 
 use benches::forked::{Forked, serve};
 use benches::samples::Record;
 use benches::targets::Verdict;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::record::{Sample, name};
-use vmm::vcpu::Ring;
 use work::snapshot::{SIZES, WRITES};
 
-use super::calls::{self, BenchError, Plan};
-use super::parse_ring;
+use super::calls::{self, BenchError, Options, Plan};
 use super::rounds::{Contender, Native, RoundError};
-use crate::cli::units::duration;
 
 /// Images of 64 MiB and 1 GiB, and fork of a process with as much.
 ///
 /// `umpa` has large leaves, `umpa-4k` leaf tables; `linux` has small pages, `linux-thp` huge ones. `snapshot` is
 /// the image, or fork in the parent; `write` and `write-near` are 256 first writes after it, all over or to
-/// adjacent pages; `drop` ends the image, or the child.
+/// adjacent pages; `drop` ends the image, or the child. --quick: without 1 GiB.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
-    /// Rounds that are measured; three more go before them [default: 15; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    rounds: Option<u64>,
-    /// Smaller: without 1 GiB.
-    #[arg(long)]
-    quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    timeout: Duration,
+    #[command(flatten)]
+    pub(super) options: Options,
     /// This process is the one that forks.
     #[arg(long, hide = true)]
     forks: bool,
@@ -93,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         let served = serve(io::stdin().lock(), io::stdout().lock());
         return served.map_err(|source| BenchError::Run(forking("linux", source)));
     }
-    let sizes = if args.quick { &SIZES[..1] } else { &SIZES[..] };
+    let sizes = if args.options.quick { &SIZES[..1] } else { &SIZES[..] };
     let forker = Forker::start().map_err(|source| BenchError::Run(forking("linux", source)))?;
     let forker = Rc::new(RefCell::new(forker));
     let natives = [("linux", "small"), ("linux-thp", "huge")].map(|(name, how)| {
@@ -112,16 +94,8 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         baseline: "linux",
         judge,
     };
-    let common = calls::Common {
-        rounds: Some(args.rounds.unwrap_or(if args.quick { 3 } else { 15 })),
-        seed: 1,
-        quick: args.quick,
-        json: args.json.clone(),
-        ring: args.ring,
-        mem: sizes.iter().sum::<u64>() + (64 << 20),
-        timeout: args.timeout,
-    };
-    calls::run(&common, plan)
+    let memory_bytes = sizes.iter().sum::<u64>() + (64 << 20);
+    calls::run(&args.options.common(15, memory_bytes), plan)
 }
 
 fn forking(name: &'static str, source: io::Error) -> RoundError {

@@ -7,21 +7,16 @@
 //! its memory from the round before and allocates nothing: that is what pushes cost alone.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use benches::samples::Record;
 use benches::targets::{Verdict, size};
 use benches::vectors::{SERIES, vector};
 use umpa_abi::addr::PageSize;
-use vmm::vcpu::Ring;
 use work::numbers::{PUSHES, Wrong};
 
-use super::calls::{self, BenchError, Plan};
-use super::parse_ring;
+use super::calls::{self, BenchError, Options, Plan};
 use super::rounds::{Contender, Count, Native};
-use crate::cli::units::duration;
 
 /// 100 million pushes of eight bytes: vectors that grow by page table, and `Vec`.
 ///
@@ -32,21 +27,8 @@ pub(super) struct Args {
     /// Pushes of a round [default: 100000000; 10000000 with --quick].
     #[arg(long, value_name = "PUSHES", value_parser = clap::value_parser!(u64).range(100..=200_000_000))]
     pushes: Option<u64>,
-    /// Rounds that are measured; three more go before them [default: 9; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    rounds: Option<u64>,
-    /// Smaller: a tenth of the pushes.
-    #[arg(long)]
-    quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    timeout: Duration,
+    #[command(flatten)]
+    pub(super) options: Options,
 }
 
 /// The vectors that grow by page table.
@@ -54,7 +36,7 @@ const PAGED: [&str; 2] = ["umpa", "umpa-unreserved"];
 
 /// Does it.
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
-    let pushes = args.pushes.unwrap_or(if args.quick { PUSHES / 10 } else { PUSHES });
+    let pushes = args.pushes.unwrap_or(if args.options.quick { PUSHES / 10 } else { PUSHES });
     let kept = Rc::new(RefCell::new(Vec::new()));
     let natives = SERIES.map(|name| {
         let kept = Rc::clone(&kept);
@@ -75,17 +57,9 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         baseline: "umpa-vec-known",
         judge,
     };
-    let common = calls::Common {
-        rounds: Some(args.rounds.unwrap_or(if args.quick { 3 } else { 9 })),
-        seed: 1,
-        quick: args.quick,
-        json: args.json.clone(),
-        ring: args.ring,
-        // A vector that doubles ends with as much as the next power of two.
-        mem: pushes.next_power_of_two() * 8 + (64 << 20),
-        timeout: args.timeout,
-    };
-    calls::run(&common, plan)
+    // A vector that doubles ends with as much as the next power of two.
+    let memory_bytes = pushes.next_power_of_two() * 8 + (64 << 20);
+    calls::run(&args.options.common(9, memory_bytes), plan)
 }
 
 /// Pushes are no slower than into memory that was there before, and less than a page is spare.
