@@ -8,6 +8,7 @@
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`giveback`]: giving memory back natively.
 //! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
+//! - [`counts`]: instruction counts of hot paths beside a kept baseline.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
@@ -22,6 +23,7 @@
 
 pub mod belady;
 pub mod calls;
+pub mod counts;
 pub mod driver;
 pub mod forked;
 pub mod giveback;
