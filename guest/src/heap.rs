@@ -7,7 +7,7 @@
 //!
 //! One vCPU, one current heap, found without a lock: see the comments on safety.
 
-#![allow(unsafe_code)] // reason: implements GlobalAlloc, and keeps a current heap
+#![allow(unsafe_code)] // reason: implements GlobalAlloc, keeps a current heap, vouches for memory
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
@@ -15,7 +15,8 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use umpa::blocks::AllocError;
-use umpa_heap::{Config, Heap};
+use umpa_heap::baseline::Memory;
+use umpa_heap::{BaselineHeap, Config, Heap, PagedHeap};
 
 use crate::machine::Machine;
 use crate::userpage::Allocator;
@@ -34,6 +35,40 @@ static CURRENT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 /// Blocks that the current heap has given to collections.
 static LIVE: AtomicU64 = AtomicU64::new(0);
 
+/// A heap.
+///
+/// # Errors
+/// There is no page for the heap.
+pub fn new<'u, 'm>(umpa: &'u mut Allocator<'m>, config: Config) -> Result<GuestHeap<'u, 'm>, AllocError> {
+    // SAFETY: such an allocator is the guest's only one and is made of what the VMM handed to it
+    // (`userpage::allocator`), on the machine that the program runs on.
+    unsafe { Heap::new(umpa, config) }
+}
+
+/// A heap whose pages come and go.
+///
+/// # Errors
+/// There are no frames or addresses for the heap.
+pub fn paged<'u, 'm>(
+    umpa: &'u mut Allocator<'m>,
+    config: umpa_heap::paged::Config,
+) -> Result<PagedHeap<'u, 'static, &'m mut Machine>, AllocError> {
+    // SAFETY: as in `new`.
+    unsafe { PagedHeap::new(umpa, config) }
+}
+
+/// Plain dlmalloc, to compare with.
+///
+/// # Errors
+/// There are no frames or addresses for the heap.
+pub fn baseline<'u, 'm>(
+    umpa: &'u mut Allocator<'m>,
+    memory: Memory,
+) -> Result<BaselineHeap<'u, 'static, &'m mut Machine>, AllocError> {
+    // SAFETY: as in `new`.
+    unsafe { BaselineHeap::new(umpa, memory) }
+}
+
 /// Runs `program` with a new heap behind Rust's collections.
 ///
 /// # Errors
@@ -46,7 +81,7 @@ pub fn with<T>(
     config: Config,
     program: impl FnOnce(&GuestHeap<'_, '_>) -> T,
 ) -> Result<T, AllocError> {
-    let heap = Heap::new(umpa, config)?;
+    let heap = new(umpa, config)?;
     let previous = CURRENT.swap((&raw const heap).cast_mut().cast(), Relaxed);
     assert!(previous.is_null(), "a heap within a heap");
     let result = program(&heap);

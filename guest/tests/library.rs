@@ -38,7 +38,10 @@ fn with_library<T>(frames: u64, test: impl FnOnce(&C<'_, '_, '_>) -> T) -> T {
         PageConfig::default(),
         |_| true,
         |umpa| {
-            let done = test(&Library(&Heap::new(umpa, Config::default()).expect("a page is free")));
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { Heap::new(umpa, Config::default()) }.expect("a page is free");
+            let done = test(&Library(&heap));
+            drop(heap);
             umpa.settle();
             umpa.check(0);
             done

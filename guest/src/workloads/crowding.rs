@@ -19,6 +19,7 @@ use umpa_heap::{BaselineHeap, Heap, HeapError, PagedHeap};
 use work::holes::Thinning;
 
 use super::{Context, Failure, check};
+use crate::heap;
 
 /// When it is looked at: full, thinned, and four times while blocks come and go.
 const LOOKS: usize = 6;
@@ -118,11 +119,11 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         frames
     };
     let plain = {
-        let heap = BaselineHeap::new(&mut umpa, Memory::Growing(limit_bytes)).map_err(no_memory)?;
+        let heap = heap::baseline(&mut umpa, Memory::Growing(limit_bytes)).map_err(no_memory)?;
         show("dlmalloc", frames_over_time(&heap, slots, steps)?)
     };
     {
-        let heap = Heap::new(&mut umpa, umpa_heap::Config::default()).map_err(no_memory)?;
+        let heap = heap::new(&mut umpa, umpa_heap::Config::default()).map_err(no_memory)?;
         show("Heap", frames_over_time(&heap, slots, steps)?);
     }
     let mut last = [0; 3];
@@ -131,7 +132,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         umpa.settle();
         umpa.check(0);
         let config = Config { policy, slack_bytes: 256 << 10, ..Config::default() };
-        let heap = PagedHeap::new(&mut umpa, config).map_err(no_memory)?;
+        let heap = heap::paged(&mut umpa, config).map_err(no_memory)?;
         let frames = show(name, frames_over_time(&heap, slots, steps)?);
         heap.check();
         check(frames[1] < frames[0], "pages in the middle are given back")?;

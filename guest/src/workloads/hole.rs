@@ -14,12 +14,13 @@ use allocator_api2::alloc::Allocator;
 use allocator_api2::vec::Vec;
 use umpa::blocks::{Config as PageConfig, Umpa};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
+use umpa_heap::HeapError;
 use umpa_heap::baseline::Memory;
 use umpa_heap::paged::{Config, PageBytes};
-use umpa_heap::{BaselineHeap, HeapError, PagedHeap};
 use work::holes::{MEMORY_BYTES, Pieces};
 
 use super::{Context, Failure, check, equal};
+use crate::heap;
 use crate::userpage::Allocator as Pages;
 
 /// Columns for the memory, and most of a drawing: there may be more addresses than memory.
@@ -144,7 +145,7 @@ struct Outcome {
 }
 
 fn dlmalloc(umpa: &mut Pages<'_>, memory_bytes: u64) -> Result<Outcome, Failure> {
-    let heap = BaselineHeap::new(umpa, Memory::Fixed(memory_bytes));
+    let heap = heap::baseline(umpa, Memory::Fixed(memory_bytes));
     let heap = heap.map_err(|_| Failure::new("no page for dlmalloc's state"))?;
     let mut blocks = Blocks::new(memory_bytes);
     let filled = blocks.fill(&heap)?;
@@ -174,7 +175,7 @@ fn dlmalloc(umpa: &mut Pages<'_>, memory_bytes: u64) -> Result<Outcome, Failure>
 }
 
 fn paged(umpa: &mut Pages<'_>, memory_bytes: u64, pages: PageBytes, draws: bool) -> Result<Outcome, Failure> {
-    let heap = PagedHeap::new(umpa, Config { pages, ..Config::default() });
+    let heap = heap::paged(umpa, Config { pages, ..Config::default() });
     let heap = heap.map_err(|_| Failure::new("no frames for a heap"))?;
     let mut blocks = Blocks::new(memory_bytes);
     let filled = blocks.fill(&heap)?;

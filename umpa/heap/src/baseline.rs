@@ -21,6 +21,7 @@ use dlmalloc::Dlmalloc;
 use umpa::blocks::{AllocError, Machine, Umpa};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 
+use crate::fenced::Fenced;
 use crate::heap::HeapError;
 
 /// How much memory the segment has.
@@ -120,7 +121,11 @@ impl<'u, 'a, M: Machine + Send> BaselineHeap<'u, 'a, M> {
     ///
     /// # Errors
     /// [`AllocError`] when there are no addresses, or no page for the state.
-    pub fn new(umpa: &'u mut Umpa<'a, M>, memory: Memory) -> Result<Self, AllocError> {
+    ///
+    /// # Safety
+    /// As for [`Pages::new`](crate::Pages::new): what `umpa` maps is memory of this program, which nobody
+    /// else uses.
+    pub unsafe fn new(umpa: &'u mut Umpa<'a, M>, memory: Memory) -> Result<Self, AllocError> {
         const { assert!(align_of::<State<'_, '_, M>>() <= PAGE_BYTES as usize) };
         let base = umpa.userpage_reserve(memory.limit_bytes().max(PAGE_BYTES))?;
         let place = umpa.userpage_malloc(size_of::<State<'_, '_, M>>() as u64);
@@ -130,8 +135,8 @@ impl<'u, 'a, M: Machine + Send> BaselineHeap<'u, 'a, M> {
         })?;
         let segment = Segment { umpa: RefCell::new(umpa), memory, base, bytes: RefCell::new((0, 0)) };
         let state = with_exposed_provenance_mut::<State<'u, 'a, M>>(place.get() as usize);
-        // SAFETY: the block is large enough, aligned to a page, writable, and nobody else's until `drop`
-        // frees it; it doesn't lie at 0.
+        // SAFETY: the block is memory (the caller), large enough, aligned to a page, writable, and nobody
+        // else's until `drop` frees it; it doesn't lie at 0.
         let state = unsafe {
             state.write(RefCell::new(Dlmalloc::new_with_allocator(segment)));
             NonNull::new_unchecked(state)
@@ -193,9 +198,10 @@ impl<'u, 'a, M: Machine + Send> BaselineHeap<'u, 'a, M> {
     }
 
     /// Begins a call.
-    fn enter(&self) -> Result<RefMut<'_, Dlmalloc<Segment<'u, 'a, M>>>, HeapError> {
+    fn enter(&self) -> Result<Fenced<RefMut<'_, Dlmalloc<Segment<'u, 'a, M>>>>, HeapError> {
         // SAFETY: the state lives as long as the heap, and is one processor's.
-        unsafe { self.state.as_ref() }.try_borrow_mut().map_err(|_| HeapError::Busy)
+        let state = unsafe { self.state.as_ref() };
+        state.try_borrow_mut().map(Fenced::new).map_err(|_| HeapError::Busy)
     }
 }
 

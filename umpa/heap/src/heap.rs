@@ -18,6 +18,9 @@
 //! the state not. All memory of segments and slabs is given back when the heap is dropped. Large blocks
 //! that were not freed stay `umpa`'s blocks.
 //!
+//! Each call begins and ends with a compiler fence: it changes tables, and so which memory is where
+//! ([`pages`](crate::pages)).
+//!
 //! Invariants: those of [`umpa::blocks`]; `frames of the heap = state + backed pages of the segments + Σ
 //! pages of large blocks + Σ pages of slabs`.
 //!
@@ -32,6 +35,7 @@ mod inside;
 use core::cell::{Cell, UnsafeCell};
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 use dlmalloc::Dlmalloc;
 use umpa::blocks::{AllocError, Machine, Umpa};
@@ -117,15 +121,27 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
     ///
     /// # Errors
     /// [`AllocError`] when there is no page for the state.
-    pub fn new(umpa: &'u mut Umpa<'a, M>, config: Config) -> Result<Self, AllocError> {
+    ///
+    /// # Safety
+    /// As for [`Pages::new`](crate::Pages::new): what `umpa` maps is memory of this program, which nobody
+    /// else uses. So a heap on a machine whose memory isn't there, as `umpa`'s tests have, is nothing that safe
+    /// code can make:
+    ///
+    /// ```compile_fail,E0133
+    /// # use umpa::blocks::{Machine, Umpa};
+    /// fn anywhere<M: Machine + Send>(umpa: &mut Umpa<'_, M>) {
+    ///     let _ = umpa_heap::Heap::new(umpa, Default::default());
+    /// }
+    /// ```
+    pub unsafe fn new(umpa: &'u mut Umpa<'a, M>, config: Config) -> Result<Self, AllocError> {
         const { assert!(align_of::<State<'_, '_, M>>() <= PAGE_BYTES as usize) };
         let gva = umpa.userpage_malloc(size_of::<State<'_, '_, M>>() as u64)?;
         let reserve_bytes = config.reserve_bytes.max(2 * PAGES_MIN_BYTES as u64);
         let segments = Segments::new(umpa, reserve_bytes.next_multiple_of(PAGE_BYTES));
         let small = UnsafeCell::new(Dlmalloc::new_with_allocator(segments));
         let state = ptr::with_exposed_provenance_mut::<State<'u, 'a, M>>(gva.get() as usize);
-        // SAFETY: the block is large enough, aligned to a page, writable, and nobody else's until
-        // `drop` frees it.
+        // SAFETY: the block is memory (the caller), large enough, aligned to a page, writable, and nobody
+        // else's until `drop` frees it.
         unsafe { state.write(State { busy: Cell::new(false), slabs: Slabs::new(), small }) };
         // SAFETY: no block lies at 0: `umpa`'s windows and its direct map begin far above.
         let state = unsafe { NonNull::new_unchecked(state) };
@@ -348,7 +364,11 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
     fn enter(&self) -> Result<Inside<'_, 'u, 'a, M>, HeapError> {
         // SAFETY: the state lives as long as the heap, and this field is a `Cell` of one processor's.
         let busy = unsafe { &self.state.as_ref().busy };
-        if busy.replace(true) { Err(HeapError::Busy) } else { Ok(Inside { heap: self }) }
+        if busy.replace(true) {
+            return Err(HeapError::Busy);
+        }
+        compiler_fence(SeqCst);
+        Ok(Inside { heap: self })
     }
 }
 

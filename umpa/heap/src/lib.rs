@@ -135,7 +135,8 @@
 //! # host::with_umpa(8192, Default::default(), |_| true, |umpa| {
 //! use umpa_heap::{Config, EVector, Heap};
 //!
-//! let heap = Heap::new(umpa, Config::default())?;
+//! // SAFETY: the memory behind this allocator is the program's.
+//! let heap = unsafe { Heap::new(umpa, Config::default()) }?;
 //! let small = heap.alloc(24, 8).unwrap();
 //! assert!(heap.usable_bytes(small).unwrap() >= 24);
 //! // SAFETY: nobody uses it any more.
@@ -162,6 +163,7 @@
 
 mod aligned;
 mod chunk;
+mod fenced;
 mod plain;
 mod segments;
 mod slab;

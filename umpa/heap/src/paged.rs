@@ -69,6 +69,7 @@ use core::ptr::{self, NonNull};
 use umpa::blocks::{AllocError, Machine, Umpa};
 use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
 
+use crate::fenced::Fenced;
 use crate::heap::HeapError;
 use inside::{Found, Inside};
 use place::Wanted;
@@ -207,7 +208,11 @@ impl<'u, 'a, M: Machine> PagedHeap<'u, 'a, M> {
     ///
     /// # Errors
     /// [`AllocError`] when there are no addresses or no frames for it.
-    pub fn new(umpa: &'u mut Umpa<'a, M>, config: Config) -> Result<Self, AllocError> {
+    ///
+    /// # Safety
+    /// As for [`Pages::new`](crate::Pages::new): what `umpa` maps is memory of this program, which nobody
+    /// else uses.
+    pub unsafe fn new(umpa: &'u mut Umpa<'a, M>, config: Config) -> Result<Self, AllocError> {
         Ok(Self { inside: RefCell::new(Inside::new(umpa, config)?) })
     }
 
@@ -369,8 +374,8 @@ impl<'u, 'a, M: Machine> PagedHeap<'u, 'a, M> {
     }
 
     /// Begins a call.
-    fn enter(&self) -> Result<RefMut<'_, Inside<'u, 'a, M>>, HeapError> {
-        self.inside.try_borrow_mut().map_err(|_| HeapError::Busy)
+    fn enter(&self) -> Result<Fenced<RefMut<'_, Inside<'u, 'a, M>>>, HeapError> {
+        self.inside.try_borrow_mut().map(Fenced::new).map_err(|_| HeapError::Busy)
     }
 }
 

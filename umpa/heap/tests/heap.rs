@@ -225,7 +225,8 @@ impl World<'_, '_, '_> {
 
 /// Frees everything; what the page allocator has then must be what it had before.
 fn run(umpa: &mut Umpa<'_, Machine>, config: Config, steps: &[Step]) -> u64 {
-    let heap = Heap::new(umpa, config).expect("a page is free");
+    // SAFETY: the machine has real memory, which is the test's alone.
+    let heap = unsafe { Heap::new(umpa, config) }.expect("a page is free");
     let mut world = World { heap: &heap, blocks: Vec::new(), seeds: 0, refused: 0 };
     for (number, step) in steps.iter().enumerate() {
         world.step(step);
@@ -281,7 +282,8 @@ fn with_heap<T>(frames: u64, test: impl FnOnce(&TestHeap<'_, '_>) -> T) -> T {
         PageConfig::default(),
         |_| true,
         |umpa| {
-            let done = test(&Heap::new(umpa, Config::default()).expect("a page is free"));
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let done = test(&unsafe { Heap::new(umpa, Config::default()) }.expect("a page is free"));
             umpa.settle();
             umpa.check(0);
             done
@@ -461,7 +463,8 @@ fn a_missing_flush_is_seen() {
         |_| true,
         |umpa| {
             umpa.machine_mut().ignore_flushes = true;
-            let heap = Heap::new(umpa, Config::default()).expect("a page");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { Heap::new(umpa, Config::default()) }.expect("a page");
             let mut world = World { heap: &heap, blocks: Vec::new(), seeds: 0, refused: 0 };
             for round in 0..40 {
                 world.step(&Step::Alloc {
@@ -542,7 +545,8 @@ fn runs_end_with_their_heap() {
         |_| true,
         |umpa| {
             for _ in 0..5 {
-                let heap = Heap::new(umpa, Config::default()).expect("a page");
+                // SAFETY: the machine has real memory, which is the test's alone.
+                let heap = unsafe { Heap::new(umpa, Config::default()) }.expect("a page");
                 for blocks in [10, 5000, 100_000] {
                     heap.alloc_run(blocks, 40, 16).expect("memory");
                 }

@@ -152,7 +152,9 @@ fn the_block_that_dlmalloc_has_no_hole_for_fits() {
     let (mut had_medium, mut had_large) = (0, 0);
     for seed in 0..6 {
         let plain = on_frames(frames + 8, |umpa| {
-            let heap = BaselineHeap::new(umpa, Memory::Fixed(MEMORY_BYTES)).expect("frames are free");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap =
+                unsafe { BaselineHeap::new(umpa, Memory::Fixed(MEMORY_BYTES)) }.expect("frames are free");
             let diagrams = diagrams(&heap, seed);
             assert_eq!(heap.backed_bytes(), Ok((MEMORY_BYTES, MEMORY_BYTES)));
             diagrams
@@ -163,8 +165,9 @@ fn the_block_that_dlmalloc_has_no_hole_for_fits() {
         println!("seed {seed}: dlmalloc, peak {frames} frames: {plain:?}");
         for pages in PageBytes::ALL {
             let paged = on_frames(frames, |umpa| {
-                let heap =
-                    PagedHeap::new(umpa, Config { pages, ..Config::default() }).expect("frames are free");
+                // SAFETY: the machine has real memory, which is the test's alone.
+                let heap = unsafe { PagedHeap::new(umpa, Config { pages, ..Config::default() }) }
+                    .expect("frames are free");
                 let diagrams = diagrams(&heap, seed);
                 let counters = heap.counters().expect("no call");
                 println!(
@@ -239,11 +242,14 @@ fn pages_in_the_middle_are_given_back_and_thin_regions_starve() {
     };
     for plain in [
         on_frames(16_384, |umpa| {
-            let heap = BaselineHeap::new(umpa, Memory::Growing(64 << 20)).expect("frames are free");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap =
+                unsafe { BaselineHeap::new(umpa, Memory::Growing(64 << 20)) }.expect("frames are free");
             show("dlmalloc", thinning(&heap, slots, churn))
         }),
         on_frames(16_384, |umpa| {
-            let heap = Heap::new(umpa, umpa_heap::Config::default()).expect("frames are free");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { Heap::new(umpa, umpa_heap::Config::default()) }.expect("frames are free");
             show("Heap", thinning(&heap, slots, churn))
         }),
     ] {
@@ -252,7 +258,8 @@ fn pages_in_the_middle_are_given_back_and_thin_regions_starve() {
     let [crowded, tight, first_fit] = [Policy::Crowded, Policy::Tight, Policy::FirstFit].map(|policy| {
         on_frames(16_384, |umpa| {
             let config = Config { policy, slack_bytes: 256 << 10, ..Config::default() };
-            let heap = PagedHeap::new(umpa, config).expect("frames are free");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { PagedHeap::new(umpa, config) }.expect("frames are free");
             let frames = show(&format!("{policy:?}"), thinning(&heap, slots, churn));
             let counters = heap.counters().expect("no call");
             println!("{counters:?}");

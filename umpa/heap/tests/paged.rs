@@ -361,7 +361,8 @@ impl World<'_, '_, '_> {
 /// Frees everything; what the page allocator has then must be what it had before.
 fn run(umpa: &mut Umpa<'_, Machine>, frames: u64, config: Config, steps: &[Step]) -> u64 {
     let all_frames = umpa.frames().capacity_frames() == frames;
-    let heap = PagedHeap::new(umpa, config).expect("frames are free");
+    // SAFETY: the machine has real memory, which is the test's alone.
+    let heap = unsafe { PagedHeap::new(umpa, config) }.expect("frames are free");
     let mut world = World {
         heap: &heap,
         config,
@@ -447,7 +448,8 @@ fn with_heap<T>(frames: u64, config: Config, test: impl FnOnce(&TestHeap<'_, '_>
         PageConfig::default(),
         |_| true,
         |umpa| {
-            let heap = PagedHeap::new(umpa, config).expect("frames are free");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { PagedHeap::new(umpa, config) }.expect("frames are free");
             let done = test(&heap);
             heap.check();
             drop(heap);
@@ -543,7 +545,8 @@ fn large_pages_are_large_leaves() {
     let config = Config { pages: PageBytes::Large, ..Config::default() };
     let stores_for = |exists: fn(u64) -> bool| {
         with_umpa(8192, PageConfig::default(), exists, |umpa| {
-            let heap = PagedHeap::new(umpa, config).expect("memory");
+            // SAFETY: the machine has real memory, which is the test's alone.
+            let heap = unsafe { PagedHeap::new(umpa, config) }.expect("memory");
             let small = heap.alloc(1, 1).expect("memory");
             let before = heap.inspect(|umpa| umpa.tables().stores()).expect("no call");
             let block = heap.alloc(8 << 20, 2 << 20).expect("memory");

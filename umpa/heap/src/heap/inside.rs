@@ -2,6 +2,7 @@
 
 use core::cell::RefMut;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 use dlmalloc::{Allocator as _, Dlmalloc};
 use umpa::blocks::{BlockError, Machine, Umpa};
@@ -40,6 +41,7 @@ pub(super) struct Inside<'h, 'u, 'a, M: Machine + Send> {
 
 impl<M: Machine + Send> Drop for Inside<'_, '_, '_, M> {
     fn drop(&mut self) {
+        compiler_fence(SeqCst);
         // SAFETY: as in `enter`.
         unsafe { self.heap.state.as_ref() }.busy.set(false);
     }

@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Be the process that Linux swaps.
     #[arg(long, hide = true)]
     swapped: bool,
+    /// Be the process that keeps Linux's swap file.
+    #[arg(long, hide = true)]
+    keep_swap: bool,
     #[arg(long, hide = true, default_value_t = 0)]
     pages: u64,
 }
@@ -108,6 +111,10 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     if args.swapped {
         let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
         return Ok(swapped::serve(args.pages, 50, args.seed, commands, answers)?);
+    }
+    if args.keep_swap {
+        limited::keeper::keep(&args.folder, args.pages);
+        return Ok(());
     }
     if let Some(path) = &args.json {
         output::check(path)?;

@@ -1,21 +1,20 @@
 //! Linux swapping: a process under a memory limit, and a swap file of its own.
 //!
 //! Needs root, a memory controller (cgroup v1, or v2 with the controller at the root) and a file system
-//! that can hold swap files. All of it is undone when the value is dropped: the process ended, the
-//! group removed, the file swapped off and deleted. While it is on, other processes could use the file;
-//! on a machine with free memory none does.
-#![allow(unsafe_code)] // swapon and swapoff
+//! that can hold swap files. All of it is undone when the value is dropped, and when this process is killed:
+//! the process ended, the group removed, the file swapped off and deleted ([`keeper`]). While it is on, other
+//! processes could use the file; on a machine with free memory none does.
+
+pub(super) mod keeper;
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use benches::samples::Outcome;
+use keeper::Keeper;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::record::{Sample, name};
 
@@ -38,90 +37,9 @@ pub(super) enum LimitError {
     },
     #[error("the swapped process doesn't answer")]
     Silent,
-}
-
-/// A swap file that is on.
-struct SwapFile {
-    path: PathBuf,
-    name: CString,
-}
-
-impl SwapFile {
-    fn new(path: PathBuf, pages: u64) -> Result<Self, LimitError> {
-        let error = |what| {
-            let path = path.clone();
-            move |source| LimitError::Path { what, path, source }
-        };
-        let name = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| error("no path")(io::ErrorKind::InvalidInput.into()))?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(error("the swap file can't be made"))?;
-        let swap = Self { path: path.clone(), name };
-        let fill = || -> io::Result<()> {
-            // Without holes: all of it is written.
-            let zeros = vec![0; 1 << 20];
-            let bytes = (pages + 1) * PAGE_BYTES;
-            for at in (0..bytes).step_by(zeros.len()) {
-                file.write_all_at(&zeros[..zeros.len().min((bytes - at) as usize)], at)?;
-            }
-            // The header (mkswap(8)): version 1, the last page; the magic ends the first page.
-            file.write_all_at(&1u32.to_ne_bytes(), 1024)?;
-            file.write_all_at(&(pages as u32).to_ne_bytes(), 1028)?;
-            file.write_all_at(b"SWAPSPACE2", PAGE_BYTES - 10)?;
-            file.sync_all()
-        };
-        fill().map_err(error("the swap file can't be written"))?;
-        // SAFETY: a system call on a path that ends with a zero byte.
-        if unsafe { libc::swapon(swap.name.as_ptr(), 0) } != 0 {
-            return Err(error("no swapping to this file")(io::Error::last_os_error()));
-        }
-        Ok(swap)
-    }
-}
-
-impl Drop for SwapFile {
-    fn drop(&mut self) {
-        // SAFETY: as above. If it isn't on that is an error, of no interest.
-        unsafe { libc::swapoff(self.name.as_ptr()) };
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// A group of processes with a limit.
-struct Group {
-    folder: PathBuf,
-    limit: &'static str,
-}
-
-impl Group {
-    /// Below this process's own group with v1; v2 wants groups with processes to be leaves.
-    fn new() -> Result<Self, LimitError> {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let v1 = own.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.to_owned());
-        let (parent, limit) = match v1 {
-            Some(path) => (PathBuf::from(format!("/sys/fs/cgroup/memory{path}")), "memory.limit_in_bytes"),
-            None => (PathBuf::from("/sys/fs/cgroup"), "memory.max"),
-        };
-        let folder = parent.join(format!("vmm-bench-{}", std::process::id()));
-        fs::create_dir(&folder).map_err(|_| LimitError::NoController)?;
-        let group = Self { folder, limit };
-        if group.folder.join(limit).exists() { Ok(group) } else { Err(LimitError::NoController) }
-    }
-
-    fn write(&self, file: &str, value: u64) -> Result<(), LimitError> {
-        let path = self.folder.join(file);
-        fs::write(&path, value.to_string()).map_err(|source| LimitError::Path {
-            what: "can't be written",
-            path,
-            source,
-        })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.folder);
-    }
+    /// The keeper says so.
+    #[error("{why}")]
+    Refused { why: String },
 }
 
 struct Worker {
@@ -164,8 +82,7 @@ pub(super) struct Work {
 /// See the [module](self). Dropped in this order.
 pub(super) struct Limited {
     worker: Worker,
-    _group: Group,
-    _swap: SwapFile,
+    _keeper: Keeper,
     work: Work,
     samples: Vec<Sample>,
     counters: BTreeMap<String, u64>,
@@ -174,9 +91,7 @@ pub(super) struct Limited {
 impl Limited {
     /// A process whose pages are all written, in `folder`.
     pub(super) fn start(folder: &Path, work: Work) -> Result<Self, LimitError> {
-        let path = folder.join(format!("vmm-bench-{}.swap", std::process::id()));
-        let swap = SwapFile::new(path, work.pages + work.pages / 4)?;
-        let group = Group::new()?;
+        let keeper = Keeper::start(folder, work.pages + work.pages / 4)?;
         let program = std::env::current_exe().map_err(|_| LimitError::Silent)?;
         let mut child = Command::new(program)
             .args(["bench", "pagefile", "--swapped", "--pages"])
@@ -194,10 +109,9 @@ impl Limited {
         // them: page tables, and what the kernel charges ahead for each processor (64 pages).
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let beside = work.pages * 8 + processors * 64 * PAGE_BYTES;
-        group.write(group.limit, work.frames * PAGE_BYTES + beside)?;
-        group.write("cgroup.procs", worker.child.id().into())?;
+        keeper.limit(worker.child.id(), work.frames * PAGE_BYTES + beside)?;
         worker.ask("fill")?;
-        Ok(Self { worker, _group: group, _swap: swap, work, samples: Vec::new(), counters: BTreeMap::new() })
+        Ok(Self { worker, _keeper: keeper, work, samples: Vec::new(), counters: BTreeMap::new() })
     }
 
     fn try_round(&mut self, counts: bool) -> Result<(), LimitError> {
