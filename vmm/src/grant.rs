@@ -3,11 +3,15 @@
 //! All that can fail comes before anything that can't be undone:
 //!
 //! ```text
+//! [AllOrNothing: claim what is granted]        undone by giving the claim back
 //! withdraw what is taken (its content stays)   undone by restoring
-//! [Partial only: take it]                      a partial exchange keeps what it took
+//! [Partial: take it; claim what there is]      a partial exchange keeps what it took
 //! populate what is granted                     undone by withdrawing and taking
 //! take what was withdrawn, zero what came right back
 //! ```
+//!
+//! Claims are those of the [`pool`](crate::pool) that the guest draws on, if it does. A frame counts as free there
+//! when it is out of reach and its memory is gone, and as granted before there is memory behind it.
 //!
 //! Cost: two or three system calls for each contiguous range ([`memory`](crate::memory)); zeroing by the
 //! kernel, with huge pages where they fit.
@@ -16,11 +20,12 @@ use std::io;
 use std::ops::Range;
 
 use umpa_abi::addr::PAGE_BYTES;
-use umpa_abi::exchange::{Policy, Shortfall};
+use umpa_abi::exchange::{Extent, Policy, Shortfall};
 
 use crate::host;
 use crate::ledger::{Ledger, Plan, range};
 use crate::memory::GuestRam;
+use crate::pool::Share;
 use crate::weakened::{self, Weakness};
 
 /// A grant of this size or more is first held against what the host has left: the kernel answers
@@ -42,16 +47,25 @@ pub struct GrantError {
     pub source: io::Error,
 }
 
-/// Carries `plan` out; `ledger` has planned it. Where the host has no memory, `plan` and `ledger`
-/// are changed to what has happened and the shortfall is [`Shortfall::HostMemory`].
+/// Carries `plan` out; `ledger` has planned it. Where the host has no memory, or the pool that `ledger` draws on
+/// no frames, `plan` and `ledger` are changed to what has happened and the shortfall says so.
 ///
 /// # Errors
 /// [`GrantError`] when the host can't undo what it began; the guest can't run on then.
 pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Policy) -> Result<(), GrantError> {
-    let fresh_groups = groups(plan);
-    let all_granted = merged(fresh_groups.iter().map(|(_, frames)| frames.clone()).collect());
+    let share = ledger.share().cloned();
+    let share = share.as_deref();
+    let all_granted = merged(plan.granted.iter().map(range).collect());
     // Frames that are given and come right back stay accessible; they are zeroed in place.
     let leaving = subtract(&plan.taken, &all_granted);
+    let fresh_frames = frames_in(&subtract(&all_granted, &plan.taken));
+    if let (Policy::AllOrNothing, Some(share)) = (policy, share)
+        && share.claim(fresh_frames).is_err()
+    {
+        abandon(ledger, plan, Shortfall::Pool);
+        return Ok(());
+    }
+    let unclaim = |frames| share.into_iter().for_each(|share| share.unclaim(frames));
 
     for (index, frames) in leaving.iter().enumerate() {
         if weakened::is(Weakness::Unrevoked) {
@@ -62,15 +76,24 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             for frames in leaving.iter().take(index + 1) {
                 ram.restore(frames.clone()).map_err(fail("restore", frames))?;
             }
-            abandon(ledger, plan);
+            if policy == Policy::AllOrNothing {
+                unclaim(fresh_frames);
+            }
+            abandon(ledger, plan, Shortfall::HostMemory);
             return Ok(());
         }
     }
-    if policy == Policy::Partial && !keeps_content() {
-        for frames in &leaving {
-            ram.take(frames.clone()).map_err(fail("take", frames))?;
+    if policy == Policy::Partial {
+        part(ram, share, &leaving)?;
+        if let Some(share) = share {
+            let claimed_frames = share.claim_up_to(fresh_frames);
+            if claimed_frames < fresh_frames {
+                share.unclaim(claimed_frames - trim(ledger, plan, claimed_frames));
+                plan.shortfall = Shortfall::Pool;
+            }
         }
     }
+    let fresh_groups = groups(plan);
     for (index, (extents, frames)) in fresh_groups.iter().enumerate() {
         let fresh = subtract(std::slice::from_ref(frames), &plan.taken);
         if fresh.iter().all(|frames| has_room(frames) && ram.populate(frames.clone()).is_ok()) {
@@ -87,9 +110,12 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             for frames in &leaving {
                 ram.restore(frames.clone()).map_err(fail("restore", frames))?;
             }
-            abandon(ledger, plan);
+            unclaim(fresh_frames);
+            abandon(ledger, plan, Shortfall::HostMemory);
             return Ok(());
         }
+        let wanting: Vec<_> = fresh_groups.iter().skip(index).map(|(_, frames)| frames.clone()).collect();
+        unclaim(frames_in(&subtract(&merged(wanting), &plan.taken)));
         for extent in plan.granted.drain(extents.start..) {
             ledger.release(range(&extent));
         }
@@ -102,7 +128,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         // Behind the last frame there is none.
         let _ = ram.populate(frames.end..frames.end + 1);
     }
-    finish(ram, plan, policy, &leaving)
+    finish(ram, share, plan, policy, &leaving)
 }
 
 /// A hole, in test builds; what keeps frames out of reach is mprotect then.
@@ -110,19 +136,67 @@ fn keeps_content() -> bool {
     weakened::is(Weakness::Unzeroed) || weakened::is(Weakness::Unrevoked)
 }
 
-/// What can't fail for lack of anything: content goes.
-fn finish(ram: &GuestRam, plan: &Plan, policy: Policy, leaving: &[Range<u64>]) -> Result<(), GrantError> {
-    if policy == Policy::AllOrNothing && !keeps_content() {
-        for frames in leaving {
-            ram.take(frames.clone()).map_err(fail("take", frames))?;
+/// Withdrawn frames lose their content, and then are the pool's.
+fn part(ram: &GuestRam, share: Option<&Share>, leaving: &[Range<u64>]) -> Result<(), GrantError> {
+    let frames = frames_in(leaving);
+    if let Some(share) = share {
+        share.leave(frames);
+    }
+    for frames in leaving.iter().filter(|_| !keeps_content()) {
+        ram.take(frames.clone()).map_err(fail("take", frames))?;
+    }
+    if let Some(share) = share {
+        share.left(frames);
+    }
+    Ok(())
+}
+
+/// Cuts what is granted down to `budget` frames that aren't the guest's already, the first ones; how many of
+/// the budget that takes.
+fn trim(ledger: &mut Ledger, plan: &mut Plan, budget: u64) -> u64 {
+    let mut left = budget;
+    for extent in std::mem::take(&mut plan.granted) {
+        let page_frames = extent.size().frames();
+        let fresh = |pages: u32| {
+            let frames = extent.first..extent.first + u64::from(pages) * page_frames;
+            frames_in(&subtract(std::slice::from_ref(&frames), &plan.taken))
+        };
+        // More pages never need less: the most that fit, by halves.
+        let (mut pages, mut too_many) = (0, u64::from(extent.count) + 1);
+        while too_many - pages > 1 {
+            let middle = pages + (too_many - pages) / 2;
+            if fresh(middle as u32) <= left { pages = middle } else { too_many = middle }
         }
+        left -= fresh(pages as u32);
+        let all = range(&extent);
+        let cut = extent.first + pages * page_frames;
+        if cut < all.end {
+            ledger.release(cut..all.end);
+        }
+        if pages > 0 {
+            plan.granted.push(Extent::new(extent.first(), pages as u32, extent.size()));
+        }
+    }
+    budget - left
+}
+
+/// What can't fail for lack of anything: content goes.
+fn finish(
+    ram: &GuestRam,
+    share: Option<&Share>,
+    plan: &Plan,
+    policy: Policy,
+    leaving: &[Range<u64>],
+) -> Result<(), GrantError> {
+    if policy == Policy::AllOrNothing {
+        part(ram, share, leaving)?;
     }
     let granted = merged(plan.granted.iter().map(range).collect());
     for frames in subtract(&plan.taken, leaving) {
         // After a partial failure some of these weren't granted again after all.
         for back in subtract(std::slice::from_ref(&frames), &granted) {
             ram.withdraw(back.clone()).map_err(fail("withdraw", &back))?;
-            ram.take(back.clone()).map_err(fail("take", &back))?;
+            part(ram, share, std::slice::from_ref(&back))?;
         }
         for back in intersect(&frames, &granted) {
             if weakened::is(Weakness::Unzeroed) {
@@ -134,9 +208,13 @@ fn finish(ram: &GuestRam, plan: &Plan, policy: Policy, leaving: &[Range<u64>]) -
     Ok(())
 }
 
-fn abandon(ledger: &mut Ledger, plan: &mut Plan) {
+fn abandon(ledger: &mut Ledger, plan: &mut Plan, shortfall: Shortfall) {
     ledger.undo(plan);
-    *plan = Plan { taken: Vec::new(), granted: Vec::new(), shortfall: Shortfall::HostMemory, bad_extent: 0 };
+    *plan = Plan { taken: Vec::new(), granted: Vec::new(), shortfall, bad_extent: 0 };
+}
+
+fn frames_in(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
 fn fail(action: &'static str, frames: &Range<u64>) -> impl FnOnce(io::Error) -> GrantError {
@@ -215,7 +293,6 @@ mod tests {
     use crate::memory::Means;
     use proptest::prelude::*;
     use umpa_abi::addr::{Frame, PageSize};
-    use umpa_abi::exchange::Extent;
     use umpa_abi::layout::FRAMES_GPA;
 
     const FIRST: u64 = FRAMES_GPA.get() / PAGE_BYTES;

@@ -6,6 +6,8 @@
 //! Frames that a device works with are pinned, once for each request: an exchange that gives one back is
 //! refused as [`Shortfall::NotYours`], since it is the device's until the request is done.
 //!
+//! A ledger may draw on a share of a pool: then [`grant`](crate::grant) counts there what it gives and takes.
+//!
 //! Invariants: intervals are not empty, lie inside `all`, don't touch one another;
 //! free frames + granted frames = all frames; pinned frames are granted.
 //!
@@ -16,9 +18,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
+use std::sync::Arc;
 
 use umpa_abi::addr::{Frame, PageSize};
 use umpa_abi::exchange::{Extent, Policy, Shortfall};
+
+use crate::pool::Share;
 
 /// What an exchange does: first `taken` goes, then `granted` comes. They may overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +79,8 @@ pub struct Ledger {
     taken_once: BTreeMap<u64, u64>,
     /// Frames that a device works with, and by how many requests.
     pins: BTreeMap<u64, u32>,
+    /// What the guest may have of a pool.
+    share: Option<Arc<Share>>,
 }
 
 /// Who has a frame.
@@ -95,7 +102,26 @@ impl Ledger {
     pub fn new(first: Frame, frames: u64) -> Self {
         let all = first.get()..first.get() + frames;
         let free = if frames == 0 { BTreeMap::new() } else { BTreeMap::from([(all.start, all.end)]) };
-        Self { all, free, free_frames: frames, taken_once: BTreeMap::new(), pins: BTreeMap::new() }
+        Self {
+            all,
+            free,
+            free_frames: frames,
+            taken_once: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            share: None,
+        }
+    }
+
+    /// The same, whose frames count against a share of a pool. Drop it after the guest's memory.
+    #[must_use]
+    pub fn drawing_on(self, share: Share) -> Self {
+        Self { share: Some(Arc::new(share)), ..self }
+    }
+
+    /// The guest's share of a pool, if it has one.
+    #[must_use]
+    pub const fn share(&self) -> Option<&Arc<Share>> {
+        self.share.as_ref()
     }
 
     /// Frames that can still be granted.

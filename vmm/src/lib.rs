@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`host`] | what `/dev/kvm` and the processor offer |
 //! | [`jail`] | what a guest's threads may ask of the kernel |
+//! | [`pool`] | how much of the host's memory each guest has |
 //! | [`ledger`] | which frames are granted |
 //! | [`memory`], [`grant`] | guest RAM, and putting memory behind frames |
 //! | [`image`], [`system`], [`traps`], [`tables`] | what is in it when the guest starts |
@@ -32,6 +33,7 @@ pub mod image;
 pub mod jail;
 pub mod ledger;
 pub mod memory;
+pub mod pool;
 pub mod signals;
 pub mod stats;
 pub mod system;

@@ -107,6 +107,12 @@ impl Vm {
             cpu_time: config.cpu_time,
         };
         let args = pack_args(&config.args)?;
+        let share = config.pool.as_ref().map(|member| member.pool.join(member.minimum_frames)).transpose()?;
+        let ledger = Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES);
+        let ledger = match share {
+            Some(share) => ledger.drawing_on(share),
+            None => ledger,
+        };
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes)?;
         let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
@@ -151,7 +157,7 @@ impl Vm {
             _vm: vm,
             block,
             ram,
-            ledger: Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES),
+            ledger,
             server: Server::new(system.call_area.gpa, config.output_limit_bytes, Arc::clone(&requests)),
             requests,
             exits: Exits::default(),

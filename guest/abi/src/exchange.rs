@@ -139,6 +139,8 @@ pub enum Shortfall {
     NotYours = 4,
     /// The grants need more extents than a reply holds.
     ReplyFull = 5,
+    /// The pool of frames that the guest shares with others is used up for now; another may give some back.
+    Pool = 6,
 }
 
 impl Shortfall {
@@ -152,6 +154,7 @@ impl Shortfall {
             3 => Self::HostMemory,
             4 => Self::NotYours,
             5 => Self::ReplyFull,
+            6 => Self::Pool,
             _ => return None,
         })
     }

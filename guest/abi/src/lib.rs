@@ -15,6 +15,7 @@
 //! - [`block`]: the device behind a page file.
 //! - [`exchange`]: the frame exchange: give back and ask in one call.
 //! - [`record`]: results that a guest reports.
+//! - [`share`]: what a driver orders a guest to do with frames of a pool.
 //! - [`upcall`]: the host asks a guest for frames.
 //! - [`victim`]: what a guest computes that nobody may disturb.
 //!
@@ -37,6 +38,7 @@ pub mod image;
 pub mod layout;
 pub mod paging;
 pub mod record;
+pub mod share;
 pub mod upcall;
 pub mod victim;
 mod wire;
@@ -44,4 +46,4 @@ mod wire;
 pub use wire::{DecodeError, Wire};
 
 /// Version of everything in this crate. Raise it with every change of a layout or a meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

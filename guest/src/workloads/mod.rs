@@ -39,6 +39,7 @@ mod realloc;
 mod release;
 mod release_times;
 mod requests;
+mod share;
 mod snapshot;
 mod snapshot_times;
 mod swap;
@@ -246,6 +247,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "requests",
         description: "[spin|registers|polled|paused|faulting|… [count]] the host asks for frames, whatever it does",
         run: requests::run,
+    },
+    Workload {
+        name: "share",
+        description: "[mark] takes, gives and reads frames of a pool as its driver orders, content checked",
+        run: share::run,
     },
     Workload {
         name: "snapshot",

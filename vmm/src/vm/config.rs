@@ -7,6 +7,7 @@ use crate::block::PageFile;
 use crate::call::OUTPUT_DEFAULT_BYTES;
 use crate::image::Image;
 use crate::jail::Jail;
+use crate::pool::Membership;
 use crate::upcall::OnUnanswered;
 use crate::vcpu::Ring;
 
@@ -19,13 +20,15 @@ pub struct VmConfig {
     pub image: Image,
     /// Frames that it can get, in bytes: a multiple of 4 KiB, at least 2 MiB.
     pub memory_bytes: u64,
+    /// The pool that its frames come from, if it shares one.
+    pub pool: Option<Membership>,
     /// The workload's privilege level.
     pub ring: Ring,
     /// The workload's name, and its arguments.
     pub args: Vec<String>,
     /// What is behind its block device, if it has one.
     pub page_file: Option<PageFile>,
-    /// How long it may live, counted from [`Vm::new`], pauses included.
+    /// How long it may live, counted from [`Vm::new`](super::Vm::new), pauses included.
     pub timeout: Option<Duration>,
     /// How much processor time its threads may have: the vCPU's, which includes the guest's own time, and
     /// those of its block device.
@@ -49,6 +52,7 @@ impl VmConfig {
         Self {
             image,
             memory_bytes: MEMORY_DEFAULT_BYTES,
+            pool: None,
             ring: Ring::Three,
             args: vec![workload.to_owned()],
             page_file: None,
@@ -67,6 +71,7 @@ impl std::fmt::Debug for VmConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VmConfig")
             .field("memory_bytes", &self.memory_bytes)
+            .field("pool", &self.pool)
             .field("ring", &self.ring)
             .field("args", &self.args)
             .field("page_file", &self.page_file)

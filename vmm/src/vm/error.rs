@@ -12,6 +12,7 @@ use crate::exits::Stop;
 use crate::image::ImageError;
 use crate::jail::JailError;
 use crate::memory::MemoryError;
+use crate::pool::PoolError;
 use crate::signals::SignalError;
 use crate::tables::TablesError;
 use crate::upcall::UnansweredDemand;
@@ -30,6 +31,9 @@ pub enum VmError {
     /// The memory can't be had.
     #[error("the guest's memory can't be made")]
     Memory(#[from] MemoryError),
+    /// The pool has no room for it.
+    #[error("the guest can't share the pool")]
+    Pool(#[from] PoolError),
     /// The first page tables can't be built.
     #[error("the guest's page tables can't be built")]
     Tables(#[from] TablesError),
@@ -93,7 +97,7 @@ pub enum VmError {
     /// Its thread can't be had, or not in the jail.
     #[error("the guest's thread can't be made")]
     Jail(#[from] JailError),
-    /// It hasn't answered a demand for frames in time ([`OnUnanswered`]).
+    /// It hasn't answered a demand for frames in time ([`OnUnanswered`](crate::upcall::OnUnanswered)).
     #[error(transparent)]
     Unanswered(Box<UnansweredDemand>),
     /// It couldn't be told of a request for frames.

@@ -55,6 +55,7 @@ pub(super) struct Machine {
     pub(super) _vm: VmFd,
     pub(super) block: Option<Device>,
     pub(super) ram: Arc<GuestRam>,
+    /// After the memory: what it draws on counts as free then.
     pub(super) ledger: Ledger,
     pub(super) server: Server,
     pub(super) exits: Exits,
