@@ -6,6 +6,8 @@
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
+//! - [`apart`]: native series in processes of their own; [`table1`]: blocks touched page by page there.
+//! - [`paper`]: what the paper measured.
 //! - [`giveback`]: giving memory back natively.
 //! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
 //! - [`counts`]: instruction counts of hot paths beside a kept baseline.
@@ -21,6 +23,7 @@
 //!
 //! Dependency law: abi <- work <- benches <- vmm. This crate knows nothing of KVM.
 
+pub mod apart;
 pub mod belady;
 pub mod calls;
 pub mod counts;
@@ -30,11 +33,13 @@ pub mod giveback;
 pub mod linux;
 pub mod lists;
 pub mod moves;
+pub mod paper;
 pub mod plan;
 pub mod record;
 pub mod samples;
 pub mod swapped;
 pub mod table;
+pub mod table1;
 pub mod targets;
 pub mod timing;
 pub mod vectors;

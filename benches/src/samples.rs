@@ -6,7 +6,8 @@
 //!  "params": {…},
 //!  "series": [{"name", "unit": "cycles", "points": [{"work", "bin_bytes", "ops", "pages", "n", "q1", "median", "q3"}],
 //!              "counters": {…}}],
-//!  "targets": [{"target", "found", "met"}]}
+//!  "targets": [{"target", "found", "met"}],
+//!  "published": …}
 //! ```
 //!
 //! `q1`, `median` and `q3` are cycles per operation over `n` samples of `ops` operations each; `null` under
@@ -118,8 +119,20 @@ pub struct Record {
     /// Whether it is as fast as it has to be.
     #[serde(rename = "targets")]
     pub verdicts: Vec<Verdict>,
+    /// What others published about the same work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<Value>,
     #[serde(skip)]
     timing_is_real: bool,
+}
+
+/// What a time is told for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// One operation.
+    Operation,
+    /// One page that it concerned.
+    Page,
 }
 
 impl Record {
@@ -142,8 +155,8 @@ impl Record {
             points: rows(&outcome.samples, timing_is_real),
             counters: outcome.counters.clone(),
         });
-        let mut record =
-            Self { bench, host, params, series: series.collect(), verdicts: Vec::new(), timing_is_real };
+        let (series, verdicts) = (series.collect(), Vec::new());
+        let mut record = Self { bench, host, params, series, verdicts, published: None, timing_is_real };
         record.verdicts = targets.iter().filter_map(|target| record.judge(target)).collect();
         Ok(record)
     }
@@ -163,6 +176,17 @@ impl Record {
     #[must_use]
     pub fn median(&self, series: &str, work: &str, bin_bytes: u64) -> Option<f64> {
         self.series(series)?.row(work, bin_bytes)?.median
+    }
+
+    /// The same for an operation or for a page.
+    #[must_use]
+    pub fn median_by(&self, series: &str, work: &str, bin_bytes: u64, per: Per) -> Option<f64> {
+        self.series(series)?.row(work, bin_bytes)?.median_by(per)
+    }
+
+    /// Keeps what others published beside the result.
+    pub fn publish(&mut self, published: Value) {
+        self.published = Some(published);
     }
 
     /// The row that is farthest from its target decides.
@@ -201,6 +225,35 @@ impl Record {
     #[must_use]
     pub fn render(&self, baseline: &str) -> String {
         table::render(self, baseline)
+    }
+
+    /// Where and what, for tables that are put together from [`Self::matrix`].
+    #[must_use]
+    pub fn heading(&self) -> String {
+        table::heading(self)
+    }
+
+    /// Medians of one work: a line for each size, a column for each series; with ratios to a `baseline`.
+    #[must_use]
+    pub fn matrix(&self, title: &str, work: &str, per: Per, baseline: Option<&str>) -> String {
+        table::matrix(self, title, work, per, baseline)
+    }
+
+    /// Counters and targets.
+    #[must_use]
+    pub fn ending(&self) -> String {
+        table::ending(self)
+    }
+}
+
+impl Row {
+    /// The median for an operation or for a page.
+    #[must_use]
+    pub fn median_by(&self, per: Per) -> Option<f64> {
+        match per {
+            Per::Operation => self.median,
+            Per::Page => Some(self.median? * self.ops as f64 / self.pages.max(1) as f64),
+        }
     }
 }
 
@@ -350,6 +403,16 @@ mod tests {
         assert_eq!(series["counters"]["flushes"], 1);
         assert!(json["series"][1].get("counters").is_none());
         assert_eq!(json["targets"][0]["met"], true);
+        assert!(json.get("published").is_none());
+    }
+
+    #[test]
+    fn what_others_published_is_kept_beside() {
+        let mut record = record(true);
+        record.publish(Value::from(2847));
+        let json: Value = serde_json::from_str(&record.to_json().unwrap()).unwrap();
+        assert_eq!(json["published"], 2847);
+        assert_eq!(record.median_by("umpa", "munmap", 1 << 20, Per::Operation), Some(150.0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{Record, Row, Series};
+use super::{Per, Record, Row, Series};
 use crate::table::{cycles, machine, ratio, verdict};
 use crate::targets::size;
 
@@ -16,25 +16,74 @@ const COUNT: usize = 14;
 
 /// The whole text, ended by a newline.
 pub(super) fn render(record: &Record, baseline: &str) -> String {
+    let mut text = heading(record);
+    if record.timing_is_real {
+        let _ = writeln!(text, "cycles per operation: median [lower quartile, upper quartile]");
+    }
+    rows(&mut text, record, baseline);
+    if record.timing_is_real && record.series(baseline).is_some() {
+        let _ = writeln!(text, "\nx: so many times less than {baseline}; below 1 it costs more.");
+    }
+    text + &ending(record)
+}
+
+/// Machine and parameters.
+pub(super) fn heading(record: &Record) -> String {
     let mut text = machine(record.bench, &record.host);
     let params = record.params.iter().map(|(name, value)| match value.as_str() {
         Some(word) => format!("{name} {word}"),
         None => format!("{name} {value}"),
     });
     let _ = writeln!(text, "{}\n", params.collect::<Vec<_>>().join(", "));
-    if record.timing_is_real {
-        let _ = writeln!(text, "cycles per operation: median [lower quartile, upper quartile]");
-    } else {
+    if !record.timing_is_real {
         let _ = writeln!(text, "Under an emulator times mean nothing and are not shown.");
     }
-    rows(&mut text, record, baseline);
-    if record.timing_is_real && record.series(baseline).is_some() {
-        let _ = writeln!(text, "\nx: so many times less than {baseline}; below 1 it costs more.");
-    }
+    text
+}
+
+/// Counters and targets.
+pub(super) fn ending(record: &Record) -> String {
+    let mut text = String::new();
     counters(&mut text, record);
     if !record.verdicts.is_empty() {
         let _ = writeln!(text, "\ntargets (mode {})", record.host.mmu_mode);
         record.verdicts.iter().for_each(|found| verdict(&mut text, found));
+    }
+    text
+}
+
+/// One work: a line for each size, a column for each series. Nothing where there are no times.
+pub(super) fn matrix(record: &Record, title: &str, work: &str, per: Per, baseline: Option<&str>) -> String {
+    if !record.timing_is_real {
+        return String::new();
+    }
+    let width = |series: &Series| {
+        let with_ratio = baseline.is_some_and(|baseline| baseline != series.name);
+        series.name.len().max(if with_ratio { 9 + RATIO } else { 9 })
+    };
+    let mut text = format!("{title}\n{:>8}", "size");
+    for series in &record.series {
+        let _ = write!(text, "  {:>width$}", series.name, width = width(series));
+    }
+    let rows = record.series.iter().flat_map(|series| &series.points).filter(|row| row.work == work);
+    let sizes: BTreeSet<u64> = rows.map(|row| row.bin_bytes).collect();
+    for bytes in sizes {
+        let _ = write!(text, "\n{:>8}", size(bytes));
+        let found = |name: &str| record.median_by(name, work, bytes, per);
+        for series in &record.series {
+            let median = found(series.name);
+            let mut cell = median.map_or_else(|| "-".to_owned(), cycles);
+            if let Some(baseline) = baseline.filter(|&baseline| baseline != series.name) {
+                let times =
+                    found(baseline).zip(median).map_or_else(String::new, |(base, own)| ratio(base, own));
+                let _ = write!(cell, "{times:>RATIO$}");
+            }
+            let _ = write!(text, "  {cell:>width$}", width = width(series));
+        }
+    }
+    text += "\n\n";
+    if let Some(baseline) = baseline {
+        let _ = writeln!(text, "x: so many times less than {baseline}; below 1 it costs more.\n");
     }
     text
 }
@@ -98,6 +147,7 @@ fn counters(text: &mut String, record: &Record) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Per;
     use super::super::tests::record;
 
     #[test]
@@ -108,6 +158,14 @@ mod tests {
         assert!(text.contains("2,000 [1,500, 2,500]\n"), "{text}");
         assert!(text.contains("\nflushes                                        1\n"), "{text}");
         assert!(text.contains("  met     umpa: munmap at least 10x below linux: 13.33x (munmap of 1 MiB)\n"));
+    }
+
+    #[test]
+    fn a_matrix_has_a_line_for_each_size_and_a_column_for_each_series() {
+        let text = record(true).matrix("cycles", "munmap", Per::Page, Some("linux"));
+        let want = "cycles\n    size              umpa      linux\n   1 MiB       5.86    13x       78.1\n\n";
+        assert!(text.starts_with(want), "{text}");
+        assert_eq!(record(false).matrix("cycles", "munmap", Per::Page, None), "");
     }
 
     #[test]

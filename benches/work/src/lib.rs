@@ -6,6 +6,7 @@
 //! - [`bins`]: the power-of-two bins.
 //! - [`raw`]: the clock, the bytes of the blocks, the calls of the allocator.
 //! - [`fig7`]: Figures 7 and 8 of the paper.
+//! - [`table1`]: Table 1 and Figures 5 and 6: one block after the other, touched.
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
@@ -43,6 +44,7 @@ pub mod params;
 pub mod raw;
 pub mod sizes;
 pub mod snapshot;
+pub mod table1;
 
 pub use fig7::{Fig7, Progress, WorkError};
 pub use params::{ParamError, Params, Phase, Schedule};

@@ -43,6 +43,7 @@ mod share;
 mod snapshot;
 mod snapshot_times;
 mod swap;
+mod table1;
 mod tour;
 mod triple_fault;
 mod userpage;
@@ -268,6 +269,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "swap",
         description: "[KiB [rounds]] two blocks exchange their contents by tables, every word read back",
         run: swap::run,
+    },
+    Workload {
+        name: "table1",
+        description: "SERIES BYTES blocks allocated, touched and freed by size, for `vmm bench table1`",
+        run: table1::run,
     },
     Workload {
         name: "tour",

@@ -122,6 +122,18 @@ pub(super) struct Plan<'a> {
 
 /// Runs it, and shows the result.
 pub(super) fn run(args: &Common, plan: Plan<'_>) -> Result<(), BenchError> {
+    let baseline = plan.baseline;
+    let record = measure(args, plan)?;
+    show(args, &record, &record.render(baseline))
+}
+
+/// Prints the table, and writes the JSON if asked for.
+pub(super) fn show(args: &Common, record: &Record, table: &str) -> Result<(), BenchError> {
+    Ok(output::show(table, || record.to_json(), args.json.as_deref())?)
+}
+
+/// Runs it.
+pub(super) fn measure(args: &Common, plan: Plan<'_>) -> Result<Record, BenchError> {
     if let Some(path) = &args.json {
         output::check(path)?;
     }
@@ -150,6 +162,5 @@ pub(super) fn run(args: &Common, plan: Plan<'_>) -> Result<(), BenchError> {
     let mut record = Record::new(plan.bench, host, params, &outcomes, plan.targets, timing_is_real)?;
     let verdicts = (plan.judge)(&record);
     record.add_verdicts(verdicts);
-    output::show(&record.render(plan.baseline), || record.to_json(), args.json.as_deref())?;
-    Ok(())
+    Ok(record)
 }

@@ -6,12 +6,14 @@ mod fig7;
 mod mmap;
 mod moves;
 mod n1527;
+mod native;
 pub(super) mod output;
 mod pagefile;
 mod paused;
 mod release;
 mod rounds;
 mod snapshot;
+mod table1;
 mod vector;
 
 use std::error::Error;
@@ -47,11 +49,13 @@ enum Bench {
     Batch(batch::Args),
     Mmap(mmap::Args),
     N1527(n1527::Args),
+    Native(native::Args),
     Pagefile(pagefile::Args),
     Realloc(moves::Realloc),
     Release(release::Args),
     Snapshot(snapshot::Args),
     Swap(moves::Swap),
+    Table1(table1::Args),
     Vector(vector::Args),
 }
 
@@ -63,11 +67,13 @@ impl Bench {
             Self::Batch(args) => (&args.common.json, Vec::new()),
             Self::Mmap(args) => (&args.common.json, Vec::new()),
             Self::N1527(args) => (&args.options.json, Vec::new()),
+            Self::Native(_) => (&None, Vec::new()),
             Self::Pagefile(args) => (&args.json, vec![args.folder.clone(), "/sys/fs/cgroup".into()]),
             Self::Realloc(args) => (&args.options.json, Vec::new()),
             Self::Release(args) => (&args.json, Vec::new()),
             Self::Snapshot(args) => (&args.options.json, Vec::new()),
             Self::Swap(args) => (&args.options.json, Vec::new()),
+            Self::Table1(args) => (&args.options.json, Vec::new()),
             Self::Vector(args) => (&args.options.json, Vec::new()),
         };
         json.iter().map(|path| jail::folder(path)).chain(more).collect()
@@ -86,11 +92,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::N1527(args) => conclude(n1527::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Native(args) => conclude(native::run(args), calls::BenchError::is_a_series_fault),
         Bench::Pagefile(args) => conclude(pagefile::run(args), pagefile::BenchError::is_a_series_fault),
         Bench::Release(args) => conclude(release::run(args), calls::BenchError::is_a_series_fault),
         Bench::Realloc(args) => conclude(moves::realloc(args), calls::BenchError::is_a_series_fault),
         Bench::Swap(args) => conclude(moves::swap(args), calls::BenchError::is_a_series_fault),
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Table1(args) => conclude(table1::run(args), calls::BenchError::is_a_series_fault),
         Bench::Vector(args) => conclude(vector::run(args), calls::BenchError::is_a_series_fault),
     }
 }

@@ -1,0 +1,115 @@
+//! Series in processes of their own: this program again, as `vmm bench native BENCH SERIES BYTES`, which does a
+//! round for each line that it is told ([`benches::apart`]). So it has no guest, and no other series' memory.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use benches::apart::{Answer, COUNT, WARM};
+use benches::samples::Outcome;
+use benches::{table1, timing};
+use umpa_abi::record::name;
+
+use super::calls::BenchError;
+use super::rounds::{Contender, RoundError};
+
+/// A native series of a benchmark, for [`Apart`].
+#[derive(Clone, Debug, clap::Args)]
+#[command(hide = true)]
+pub(super) struct Args {
+    /// The benchmark.
+    bench: String,
+    /// The series.
+    series: String,
+    /// Bytes of its largest block.
+    largest_bytes: u64,
+}
+
+/// Does rounds until there are no more lines on standard input.
+pub(super) fn run(args: &Args) -> Result<(), BenchError> {
+    let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
+    let served = match args.bench.as_str() {
+        "table1" => table1::rounds(&args.series, args.largest_bytes, commands, answers),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    served.map_err(|source| BenchError::Run(RoundError::Native { name: "native", source: source.into() }))
+}
+
+/// A series in a process of its own; that ends with its input.
+pub(super) struct Apart {
+    name: &'static str,
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    outcome: Outcome,
+}
+
+impl Apart {
+    /// Starts it.
+    fn start(bench: &str, name: &'static str, largest_bytes: u64) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["bench", "native", bench, name, &largest_bytes.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let commands = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
+        Ok(Self { name, child, commands, answers, outcome: Outcome::default() })
+    }
+
+    fn turn(&mut self, counts: bool) -> io::Result<()> {
+        let commands = self.commands.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        writeln!(commands, "{}", if counts { COUNT } else { WARM })?;
+        loop {
+            let mut line = String::new();
+            self.answers.read_line(&mut line)?;
+            match Answer::from_line(&line) {
+                Some(Answer::Done) => return Ok(()),
+                Some(Answer::Sample(mut sample)) => {
+                    sample.series = name(self.name);
+                    self.outcome.samples.push(sample);
+                }
+                Some(Answer::Counter(name, value)) => {
+                    self.outcome.counters.insert(name, value);
+                }
+                Some(Answer::Error(what)) => return Err(io::Error::other(what)),
+                None => return Err(io::Error::other("its process has ended")),
+            }
+        }
+    }
+}
+
+/// All native series of a benchmark; none where times mean nothing.
+pub(super) fn series<'a>(
+    bench: &str,
+    names: impl IntoIterator<Item = &'static str>,
+    largest_bytes: u64,
+) -> Result<Vec<Box<dyn Contender + 'a>>, BenchError> {
+    let start = |name| {
+        let started = Apart::start(bench, name, largest_bytes);
+        let series = started.map_err(|source| RoundError::Native { name, source: source.into() })?;
+        Ok(Box::new(series) as Box<dyn Contender>)
+    };
+    names.into_iter().filter(|_| timing::timing_is_real()).map(start).collect()
+}
+
+impl Contender for Apart {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn round(&mut self, counts: bool) -> Result<(), RoundError> {
+        let name = self.name;
+        self.turn(counts).map_err(|source| RoundError::Native { name, source: source.into() })
+    }
+
+    fn finish(&mut self) -> Result<Outcome, RoundError> {
+        Ok(std::mem::take(&mut self.outcome))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.commands = None;
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,111 @@
+//! `vmm bench table1` as its users call it.
+
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod program;
+
+use program::{Ended, vmm};
+
+fn bench(args: &[&str]) -> Ended {
+    vmm().arg("bench").args(args).output().expect("vmm can be started").into()
+}
+
+/// The result.
+fn json(ended: &Ended) -> serde_json::Value {
+    assert_eq!(ended.code, Some(0), "{ended}");
+    serde_json::from_str(&ended.out).expect("nothing but JSON on standard output")
+}
+
+fn names(json: &serde_json::Value) -> Vec<&str> {
+    let series = json["series"].as_array().expect("series");
+    series.iter().filter_map(|series| series["name"].as_str()).collect()
+}
+
+fn counter(series: &serde_json::Value, name: &str) -> u64 {
+    series["counters"][name].as_u64().unwrap_or_else(|| panic!("{name} isn't counted: {series}"))
+}
+
+/// Whether there are times: under an emulator there are none, and no native series and no verdict.
+fn is_timed(json: &serde_json::Value) -> bool {
+    json["params"]["timing_is_real"].as_bool().expect("it is told")
+}
+
+/// The series did the same work, every byte was read back, and each did it the way that it is called.
+#[test]
+fn blocks_are_touched_wherever_their_frames_come_from() {
+    let ended = bench(&["table1", "--quick", "--rounds", "2", "--json", "-"]);
+    let json = json(&ended);
+    let guests = [
+        "umpa-fresh-4k",
+        "umpa-held-4k",
+        "umpa-mapped-4k",
+        "umpa-fresh-2m",
+        "umpa-fresh-direct",
+        "umpa-held-2m",
+        "umpa-mapped-2m",
+    ];
+    let names = names(&json);
+    assert!(names.starts_with(&guests), "{names:?}");
+    // 16 KiB to 32 MiB: 64 blocks up to 64 KiB, then half as many for each size down to one; before several, one.
+    let blocks = 2 * (3 * 64 + 32 + 16 + 8 + 4 + 2 + 4 + 8);
+    let series = json["series"].as_array().expect("series");
+    for (series, name) in series.iter().zip(guests) {
+        let points = series["points"].as_array().expect("points");
+        let rows = points.iter().filter(|row| row["work"] == "all");
+        let sizes: Vec<_> = rows.map(|row| (row["bin_bytes"].as_u64(), row["pages"].as_u64())).collect();
+        assert_eq!(sizes.len(), 12, "{name}: {sizes:?}");
+        assert_eq!(
+            (sizes[0], sizes[11]),
+            ((Some(16 << 10), Some(256)), (Some(32 << 20), Some(8192))),
+            "{name}"
+        );
+        let (stores, exchanges) = (counter(series, "stores"), counter(series, "exchanges"));
+        // Two exchanges for each block, or none.
+        let fresh = name.contains("fresh");
+        assert!(if fresh { exchanges >= 2 * blocks } else { exchanges == 0 }, "{name}: {exchanges}");
+        match name {
+            // All blocks, and the windows that are made ready before each size where they are there already.
+            "umpa-mapped-4k" => {
+                let retained = counter(series, "blocks_retained");
+                assert!((blocks..=blocks + 2 * 12).contains(&retained), "{name}: {retained}");
+            }
+            "umpa-mapped-2m" | "umpa-fresh-direct" => {
+                assert_eq!((counter(series, "blocks_direct"), stores), (blocks, 0), "{name}");
+            }
+            // A leaf for each page and its end, or for each 2 MiB.
+            "umpa-fresh-4k" | "umpa-held-4k" => {
+                let pages = 2 * (22_272 + 1020);
+                assert!((2 * pages..2 * pages + 2000).contains(&stores), "{name}: {stores}");
+            }
+            _ => {
+                assert_eq!(counter(series, "blocks_covers"), blocks, "{name}");
+                assert!((2 * blocks..20_000).contains(&stores), "{name}: {stores}");
+            }
+        }
+    }
+    assert_eq!(json["published"]["rows"][3]["linux_paged"], 6597.0);
+    if is_timed(&json) {
+        assert_eq!(names[7..], ["linux-mmap", "linux-populate", "linux-thp"]);
+        assert_eq!(json["targets"].as_array().map(Vec::len), Some(6), "{json}");
+        for what in
+            ["cycles per page (median)", "The paper's Table 1", "umpa-mapped-4k: all at most 30 cycles"]
+        {
+            assert!(ended.err.contains(what), "{what}: {ended}");
+        }
+    } else {
+        assert!(names.len() == 7 && !ended.err.contains("median"), "{ended}");
+    }
+}
+
+#[test]
+fn senseless_options_are_refused() {
+    for (args, word) in [
+        (&["table1", "--rounds", "0"][..], "1..=10000"),
+        (&["table1", "--json", "/nowhere/x.json"], "can't be written"),
+        (&["native", "table1", "umpa", "4096"], "entity not found"),
+        (&["native", "table7", "linux-mmap", "4096"], "entity not found"),
+    ] {
+        let ended = bench(args);
+        assert_eq!(ended.code, Some(2), "{ended}");
+        assert!(ended.err.contains(word), "{word}: {ended}");
+    }
+}
