@@ -1,4 +1,4 @@
-//! Taking a guest out of KVM_RUN: SIGINT, the timeout, and kicks.
+//! Taking a guest out of KVM_RUN: SIGINT and SIGTERM, the timeout, and kicks.
 //!
 //! A vCPU runs on its caller's thread, so somebody else has to take it out of KVM_RUN: a [`Watch`],
 //! one thread for each guest that can be stopped. It sets the reason, then sends the kick signal to
@@ -9,8 +9,10 @@
 //! so that KVM_RUN returns at once if it comes later, and sends the signal in case it is there
 //! already. Nothing is lost: the vCPU clears the byte before it looks what there is for it.
 //!
-//! SIGINT's handler does what handlers may: it writes to an eventfd, which every [`Watch`] polls and
-//! nobody reads. It also restores the default, so a second SIGINT ends the process.
+//! SIGTERM means what SIGINT means: guests end, what they have said is printed, and the exit code is 128 + the
+//! signal's number. The handler of both does what handlers may: it writes to an eventfd, which every [`Watch`]
+//! polls and nobody reads. It also restores the defaults, so a second one ends the process. SIGHUP ends it at
+//! once, as does SIGKILL: the kernel takes back what a guest has, and nothing is left behind.
 #![allow(unsafe_code)] // a signal handler, tgkill, a byte that is shared with the kernel
 
 use std::io;
@@ -54,7 +56,7 @@ pub enum SignalError {
 /// Why a guest is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// SIGINT.
+    /// SIGINT or SIGTERM.
     Interrupted,
     /// Its time is up.
     TimedOut,
@@ -71,10 +73,14 @@ pub struct Deadline {
     pub cpu_time: Option<Duration>,
 }
 
-/// Written by SIGINT's handler.
+/// Written by the handler of SIGINT and SIGTERM.
 static INTERRUPTED: OnceLock<EventFd> = OnceLock::new();
+/// Which of them came first; 0 while none has.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+/// What stops all guests.
+const STOPPING: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-/// From now on SIGINT stops all guests of this process, instead of ending it. A second one ends it.
+/// From now on SIGINT and SIGTERM stop all guests of this process, instead of ending it. A second one ends it.
 ///
 /// # Errors
 /// [`SignalError`].
@@ -82,11 +88,18 @@ pub fn catch_sigint() -> Result<(), SignalError> {
     if INTERRUPTED.get().is_none() {
         let _ = INTERRUPTED.set(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(SignalError::Watch)?);
     }
-    register_signal_handler(libc::SIGINT, on_sigint)
-        .map_err(|source| SignalError::Handler { signal: libc::SIGINT, source })
+    STOPPING.into_iter().try_for_each(|signal| {
+        register_signal_handler(signal, on_stopping).map_err(|source| SignalError::Handler { signal, source })
+    })
 }
 
-/// True once SIGINT has come, if it is caught: for work between two runs of a guest.
+/// The number of the signal that has stopped the guests of this process.
+#[must_use]
+pub fn interrupted_by() -> Option<i32> {
+    Some(FIRST.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
+}
+
+/// True once SIGINT or SIGTERM has come, if they are caught: for work between two runs of a guest.
 #[must_use]
 pub fn is_interrupted() -> bool {
     let Some(event) = INTERRUPTED.get() else { return false };
@@ -96,12 +109,15 @@ pub fn is_interrupted() -> bool {
     poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
-extern "C" fn on_sigint(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn on_stopping(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let _ = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     if let Some(event) = INTERRUPTED.get() {
         let _ = event.write(1);
     }
-    // SAFETY: signal(2) is async-signal-safe, and SIG_DFL needs no code of ours.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in STOPPING {
+        // SAFETY: signal(2) is async-signal-safe, and SIG_DFL needs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -129,7 +145,7 @@ impl Stopper {
     }
 }
 
-/// Stops one guest when SIGINT comes or its time is up.
+/// Stops one guest when SIGINT or SIGTERM comes, or its time is up.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
@@ -139,7 +155,7 @@ pub struct Watch {
 
 impl Watch {
     /// Watches from now on; `threads` are the guest's, whose processor time counts. Without a deadline, and
-    /// if SIGINT isn't caught, there is nothing to watch.
+    /// if no signal is caught, there is nothing to watch.
     ///
     /// # Errors
     /// [`SignalError`].
@@ -306,7 +322,7 @@ fn watch(shared: &Shared, end: &EventFd, deadline: Deadline, threads: &[i32], ki
     }
 }
 
-/// Waits for SIGINT or the deadline; `None` when the guest has ended by itself.
+/// Waits for a signal or the deadline; `None` when the guest has ended by itself.
 fn wait(end: &EventFd, deadline: Deadline, threads: &[i32]) -> Option<Reason> {
     loop {
         // Longer waits than an hour are cut, and waited for again.

@@ -1,4 +1,4 @@
-//! Guests that don't end by themselves are ended: by the timeout, by SIGINT.
+//! Guests that don't end by themselves are ended: by the timeout, by SIGINT and SIGTERM.
 
 mod program;
 
@@ -42,22 +42,104 @@ fn spinning() -> Child {
     child
 }
 
-fn interrupt(child: &Child) {
-    kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::INT).unwrap();
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
 }
 
-#[test]
-fn core_sigint_ends_a_guest_with_130() {
-    let child = spinning();
-    interrupt(&child);
-    Ended::from(child.wait_with_output().unwrap()).expect(130, &["interrupted"]);
-}
+/// What stops guests, and the exit code of that.
+const STOPPING: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
 
 #[test]
-fn sigint_is_never_lost() {
-    for _ in 0..20 {
+fn core_sigint_and_sigterm_end_a_guest_with_130_and_143() {
+    for (stopping, code) in STOPPING {
         let child = spinning();
-        interrupt(&child);
-        Ended::from(child.wait_with_output().unwrap()).expect(130, &["interrupted"]);
+        signal(&child, stopping);
+        Ended::from(child.wait_with_output().unwrap()).expect(code, &["interrupted"]);
+    }
+}
+
+#[test]
+fn no_signal_is_ever_lost() {
+    for _ in 0..10 {
+        for (stopping, code) in STOPPING {
+            let child = spinning();
+            signal(&child, stopping);
+            Ended::from(child.wait_with_output().unwrap()).expect(code, &["interrupted"]);
+        }
+    }
+}
+
+/// What the guest has reported by then is printed, whole.
+#[test]
+fn results_survive_a_signal() {
+    for (stopping, code) in STOPPING {
+        let mut command = vmm();
+        command.args(["run", "--workload", "greedy", "--timeout", PATIENCE, "--output-limit", "1G"]);
+        command.args(["--", "report"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, stopping);
+        let ended = Ended::from(child.wait_with_output().unwrap());
+        assert_eq!(ended.code, Some(code), "{}", ended.err);
+        let is_whole = |line: &str| line.rsplit(' ').next().is_some_and(|end| end.parse::<u64>().is_ok());
+        assert!(ended.out.ends_with('\n') && ended.out.lines().count() > 10, "{} bytes", ended.out.len());
+        assert!(ended.out.lines().all(is_whole), "a line is cut");
+    }
+}
+
+/// Whoever sends a second one means it.
+#[test]
+fn a_second_signal_ends_the_process() {
+    let mut command = vmm();
+    command.args(["bench", "fig7", "--quick"]).stdout(Stdio::null()).stderr(Stdio::null());
+    for ((first, _), (second, code)) in STOPPING.into_iter().zip(STOPPING.into_iter().rev()) {
+        let mut child = command.spawn().unwrap();
+        // The first comes when it is caught.
+        let caught = |child: &Child| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+            u64::from_str_radix(mask, 16).unwrap() >> (libc::SIGTERM - 1) & 1 == 1
+        };
+        while !caught(&child) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        signal(&child, first);
+        while caught(&child) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        signal(&child, second);
+        let status = child.wait().unwrap();
+        let by_signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);
+        // Unless it was through already.
+        assert!(
+            [by_signal, status.code()].contains(&Some(code)) || status.code() == Some(130 + 143 - code),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn benchmarks_attacks_and_the_demo_are_interrupted_too() {
+    for args in [&["bench", "fig7"][..], &["attack", "all"], &["demo"], &["bench", "pagefile"]] {
+        for (stopping, code) in STOPPING {
+            let folder = tempfile::tempdir().unwrap();
+            let mut command = vmm();
+            command.args(args).env("TMPDIR", folder.path());
+            if args[1..] == ["pagefile"] {
+                command.arg("--folder").arg(folder.path());
+            }
+            let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(700));
+            signal(&child, stopping);
+            let begin = Instant::now();
+            let ended = Ended::from(child.wait_with_output().unwrap());
+            // The demo may be through.
+            assert!(
+                ended.code == Some(code) || args == ["demo"] && ended.code == Some(0),
+                "{args:?}: {ended}"
+            );
+            assert!(begin.elapsed() < Duration::from_secs(60), "{args:?}: {:?}", begin.elapsed());
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{args:?}");
+        }
     }
 }

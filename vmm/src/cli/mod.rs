@@ -22,13 +22,13 @@ use clap::{Parser, Subcommand};
 pub(crate) const FAILED: u8 = 1;
 /// Exit code: the VMM or the host failed.
 pub(crate) const BROKEN: u8 = 2;
-/// Exit code: SIGINT, as shells have it.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// Exit code: 128 + the number of a signal, as shells have it.
+const SIGNALLED: u8 = 128;
 
 /// Guests that own their page tables, on /dev/kvm.
 ///
 /// Exit codes: 0 the guest passed, 1 it reported a failure, 2 the VMM or the host failed (bad image, no KVM,
-/// violation, triple fault, timeout …), 130 interrupted.
+/// violation, triple fault, timeout …), 130 or 143 interrupted by SIGINT or SIGTERM.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 struct Cli {
@@ -71,8 +71,14 @@ pub(crate) fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         complain(error.as_ref());
-        ExitCode::from(BROKEN)
+        interrupted().unwrap_or(ExitCode::from(BROKEN))
     })
+}
+
+/// The exit code of what was interrupted by a signal, if it was.
+pub(crate) fn interrupted() -> Option<ExitCode> {
+    let signal = vmm::signals::interrupted_by()?;
+    Some(ExitCode::from(SIGNALLED.wrapping_add(signal as u8)))
 }
 
 /// Writes text to standard output. Whoever reads it may stop reading.

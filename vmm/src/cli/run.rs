@@ -150,10 +150,6 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
             eprintln!("vmm: the guest {how}");
             Ok(ExitCode::from(super::FAILED))
         }
-        Err(VmError::Interrupted) => {
-            eprintln!("vmm: interrupted");
-            Ok(ExitCode::from(super::INTERRUPTED))
-        }
         Err(error) => Err(error.into()),
     }
 }

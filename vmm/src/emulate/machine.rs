@@ -47,14 +47,44 @@ pub(super) struct Files {
     /// The initramfs.
     pub(super) initramfs: PathBuf,
     _temporary: TempDir,
+    /// Nobody else takes the folder for a leftover.
+    _locked: File,
+}
+
+/// What such folders' names begin with.
+const PREFIX: &str = "vmm-emulate-";
+/// From this age on a folder that nobody has locked is a killed process's, and not about to be locked.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
+
+/// Removes the folders of processes that were killed.
+fn sweep(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let is_old = || path.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > LEFT_AFTER);
+        let is_free = || File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+        if name.starts_with(PREFIX.as_bytes()) && is_old() == Some(true) && is_free() {
+            // Another user's can't be removed, which is that user's affair.
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
 }
 
 impl Files {
-    /// A new temporary folder.
+    /// A new temporary folder. Those that were left by processes that were killed are removed.
     pub(super) fn new(kernel: PathBuf) -> io::Result<Self> {
-        let temporary = tempfile::Builder::new().prefix("vmm-emulate-").tempdir()?;
+        sweep(&std::env::temp_dir());
+        let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
         let folder = temporary.path().to_path_buf();
-        Ok(Self { initramfs: folder.join("initramfs"), folder, kernel, _temporary: temporary })
+        let locked = File::open(&folder)?;
+        locked.lock()?;
+        Ok(Self {
+            initramfs: folder.join("initramfs"),
+            folder,
+            kernel,
+            _temporary: temporary,
+            _locked: locked,
+        })
     }
 
     fn console(&self) -> PathBuf {
@@ -274,5 +304,27 @@ mod tests {
         assert_eq!(signals.caught(), None);
         signal_hook::low_level::raise(SIGHUP).unwrap();
         assert_eq!(signals.caught(), Some(SIGHUP));
+    }
+
+    #[test]
+    fn folders_of_the_dead_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = |name: &str, age: Duration| {
+            let path = parent.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("console"), "x").unwrap();
+            let folder = File::open(&path).unwrap();
+            folder.set_modified(std::time::SystemTime::now() - age).unwrap();
+            folder
+        };
+        let old = 2 * LEFT_AFTER;
+        let kept = make("vmm-emulate-kept", old);
+        kept.lock().unwrap();
+        drop((make("vmm-emulate-left", old), make("vmm-emulate-new", Duration::ZERO), make("other", old)));
+        sweep(parent.path());
+        let mut names: Vec<_> =
+            std::fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["other", "vmm-emulate-kept", "vmm-emulate-new"]);
     }
 }

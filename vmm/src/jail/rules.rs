@@ -202,7 +202,7 @@ fn of_a_watch() -> Vec<Rule> {
     let kick = when().is(0, pid()).is(2, SIGRTMIN().cast_unsigned().into());
     let rules = [
         only(libc::SYS_tgkill, [kick], "the vCPU's thread is kicked out of the guest; no other signal"),
-        Some(rule(libc::SYS_ppoll, "SIGINT, the deadline or the guest's end are waited for")),
+        Some(rule(libc::SYS_ppoll, "SIGINT, SIGTERM, the deadline or the guest's end are waited for")),
         Some(rule(libc::SYS_poll, "the same, without a deadline")),
         Some(rule(libc::SYS_clock_nanosleep, "between two kicks")),
     ];
@@ -224,8 +224,8 @@ fn of_the_command() -> Vec<Rule> {
         only(libc::SYS_tgkill, [kick], "a request for frames kicks the vCPU"),
         only(
             libc::SYS_rt_sigaction,
-            [when().is(0, libc::SIGINT as u64)],
-            "the first SIGINT lets the second one end the process",
+            each([libc::SIGINT, libc::SIGTERM], |signal| when().is(0, signal as u64)),
+            "the first SIGINT or SIGTERM lets the second one end the process",
         ),
         only(
             libc::SYS_clone,
@@ -255,7 +255,7 @@ fn of_the_command() -> Vec<Rule> {
         (libc::SYS_rseq, "such a thread's start"),
         (libc::SYS_pread64, "KVM's statistics of the guest"),
         (libc::SYS_close, "the guest's descriptors go"),
-        (libc::SYS_poll, "whether SIGINT has come"),
+        (libc::SYS_poll, "whether SIGINT or SIGTERM has come"),
     ];
     rules.into_iter().flatten().chain(plain.map(|(call, why)| rule(call, why))).collect()
 }

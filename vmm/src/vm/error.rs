@@ -103,7 +103,7 @@ pub enum VmError {
     /// It couldn't be told of a request for frames.
     #[error("KVM can't interrupt the guest")]
     Interrupt(#[source] io::Error),
-    /// SIGINT.
+    /// SIGINT or SIGTERM.
     #[error("interrupted")]
     Interrupted,
     /// The thread that ran it is gone: a bug of the VMM, whose message is on standard error.

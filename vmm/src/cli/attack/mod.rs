@@ -100,10 +100,10 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let rings = args.ring.map_or(vec![Ring::Three, Ring::Zero], |ring| vec![ring]);
     let report = attack(&host, &attacks, &rings)?;
     output::show(&report.table(), || report.to_json(), args.json.as_deref())?;
-    Ok(match (signals::is_interrupted(), report.all_stopped()) {
-        (true, _) => ExitCode::from(super::INTERRUPTED),
-        (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::from(super::FAILED),
+    Ok(match (super::interrupted(), report.all_stopped()) {
+        (Some(code), _) => code,
+        (None, true) => ExitCode::SUCCESS,
+        (None, false) => ExitCode::from(super::FAILED),
     })
 }
 

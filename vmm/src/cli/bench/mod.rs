@@ -110,9 +110,9 @@ fn conclude<E: Error + 'static>(
 ) -> Result<ExitCode, Box<dyn Error>> {
     match done {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(_) if signals::is_interrupted() => {
+        Err(_) if let Some(code) = super::interrupted() => {
             eprintln!("vmm: interrupted; there is no result");
-            Ok(ExitCode::from(super::INTERRUPTED))
+            Ok(code)
         }
         Err(error) if is_a_series_fault(&error) => {
             super::complain(&error);
