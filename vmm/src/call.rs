@@ -101,7 +101,7 @@ impl Reply {
 impl Server {
     /// A server for the call area at `area`, which tells `requests` what came of them.
     #[must_use]
-    pub(crate) fn new(area: Gpa, output_limit_bytes: u64, requests: Arc<Requests>) -> Self {
+    pub fn new(area: Gpa, output_limit_bytes: u64, requests: Arc<Requests>) -> Self {
         Self {
             area,
             output_limit_bytes,

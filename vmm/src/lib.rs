@@ -13,7 +13,7 @@
 //! | [`exits`], [`vcpu`] | running the guest, and why it came back |
 //! | [`block`] | the file behind a guest's page file |
 //! | [`upcall`] | asking it for frames |
-//! | [`call`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
+//! | [`call`], [`results`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`vm`] | all of this as one guest |
 //! | `weakened` | deliberate holes in [`grant`], in test builds only |
 //! | [`compile`] | making images of C programs |
@@ -34,6 +34,7 @@ pub mod jail;
 pub mod ledger;
 pub mod memory;
 pub mod pool;
+pub mod results;
 pub mod signals;
 pub mod stats;
 pub mod system;

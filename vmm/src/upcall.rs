@@ -267,10 +267,14 @@ pub(crate) struct Due {
 
 /// The requests of one guest; ends them when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Requests(Asker);
+pub struct Requests(Asker);
 
 impl Requests {
-    pub(crate) fn new(
+    /// None so far; the request page is at `page` of the system slot.
+    ///
+    /// # Errors
+    /// [`SignalError`] if the vCPU couldn't be kicked.
+    pub fn new(
         ram: &Arc<GuestRam>,
         page: Gpa,
         on_unanswered: OnUnanswered,
@@ -288,7 +292,9 @@ impl Requests {
         }))))
     }
 
-    pub(crate) fn asker(&self) -> Asker {
+    /// Whoever asks this guest.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
         self.0.clone()
     }
 

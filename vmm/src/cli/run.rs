@@ -9,13 +9,13 @@ use std::time::Duration;
 use benches::timing;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call;
-use umpa_abi::record::{Point, Record, Sample, name_text};
 use vmm::block::PageFileConfig;
 use vmm::call::OUTPUT_DEFAULT_BYTES;
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::jail::Jail;
 use vmm::jail::process::Limits;
+use vmm::results;
 use vmm::signals;
 use vmm::stats::{BlockCounts, Counters};
 use vmm::vcpu::Ring;
@@ -135,7 +135,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
     super::print(&ask::report(&asker.outcomes(), timing_is_real))?;
-    super::print(&vm.records().iter().map(line).collect::<String>())?;
+    super::print(&vm.records().iter().map(results::line).collect::<String>())?;
     if args.stats {
         show_counters(&vm.counters());
     }
@@ -160,34 +160,6 @@ fn run_to_the_end(vm: &mut Vm) -> Result<call::ExitCode, VmError> {
         match vm.run()? {
             Event::Paused { .. } => vm.resume(0)?,
             Event::Exited(code) => return Ok(code),
-        }
-    }
-}
-
-/// A record as text.
-fn line(record: &Record) -> String {
-    match record {
-        Record::Counter(counter) => format!("{} {}\n", name_text(&counter.name), counter.value),
-        Record::Sample(Sample { series, work, bytes, ops, pages, cycles, .. }) => format!(
-            "{} {} bytes {bytes} ops {ops} pages {pages} cycles {cycles}\n",
-            name_text(series),
-            name_text(work)
-        ),
-        Record::Point(Point {
-            series,
-            bin_bytes,
-            ops,
-            pages,
-            alloc_cycles,
-            traverse_cycles,
-            free_cycles,
-            ..
-        }) => {
-            format!(
-                "{} bin_bytes {bin_bytes} ops {ops} pages {pages} alloc_cycles {alloc_cycles} \
-                 traverse_cycles {traverse_cycles} free_cycles {free_cycles}\n",
-                name_text(series)
-            )
         }
     }
 }

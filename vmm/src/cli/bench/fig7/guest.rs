@@ -90,11 +90,13 @@ impl Guest {
         counters.insert(KVM_GUEST_EXITS.to_owned(), own);
         for record in self.guest.vm().records() {
             if let Record::Counter(counter) = record {
-                counters.insert(name_text(&counter.name).to_owned(), counter.value);
+                // What the VMM counts isn't the guest's to say.
+                counters.entry(name_text(&counter.name).to_owned()).or_insert(counter.value);
             }
         }
         let flushes = ["page_flushes", "full_flushes"].map(|name| counters.get(name).copied().unwrap_or(0));
-        counters.insert("flushes".to_owned(), flushes.iter().sum());
+        let flushes = flushes.into_iter().fold(0, u64::saturating_add);
+        counters.insert("flushes".to_owned(), flushes);
         counters
     }
 }
