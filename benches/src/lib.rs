@@ -9,6 +9,7 @@
 //! - [`apart`]: native series in processes of their own; [`table1`]: blocks touched page by page there.
 //! - [`paper`]: what the paper measured.
 //! - [`giveback`]: giving memory back natively.
+//! - [`grants`]: memory that comes and goes natively, run by run.
 //! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
 //! - [`counts`]: instruction counts of hot paths beside a kept baseline.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
@@ -30,6 +31,7 @@ pub mod counts;
 pub mod driver;
 pub mod forked;
 pub mod giveback;
+pub mod grants;
 pub mod linux;
 pub mod lists;
 pub mod moves;

@@ -33,6 +33,8 @@ use frames::FramesSlot;
 pub use frames::Means;
 pub(crate) use frames::{GUARD_INSTALL, GUARD_REMOVE};
 
+/// Memory slots of a guest, however its frames lie.
+pub const MEMORY_SLOTS: usize = 2;
 /// Fewest bytes of frames that a guest can have.
 pub const FRAMES_MIN_BYTES: u64 = PageSize::Size2M.bytes();
 /// HVA and GPA are congruent modulo this.
@@ -243,7 +245,8 @@ impl GuestRam {
     /// # Errors
     /// [`MemoryError::Slot`].
     pub(crate) fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        for (slot, gpa, mapping) in [(0, SYSTEM_GPA, &self.system), (1, FRAMES_GPA, &self.frames.mapping)] {
+        let slots: [_; MEMORY_SLOTS] = [(SYSTEM_GPA, &self.system), (FRAMES_GPA, &self.frames.mapping)];
+        for (slot, (gpa, mapping)) in (0..).zip(slots) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,

@@ -9,6 +9,7 @@
 //! - [`table1`]: Table 1 and Figures 5 and 6: one block after the other, touched.
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
+//! - [`grants`]: frames that come and go, by how they lie.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
 //! - [`list`]: lists whose nodes come from an allocator; [`numbers`]: vectors filled by pushes.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
@@ -34,6 +35,7 @@ pub mod bins;
 pub mod conformance;
 pub mod family;
 pub mod fig7;
+pub mod grants;
 pub mod holes;
 pub mod list;
 pub mod mixed;

@@ -22,6 +22,7 @@ mod faults;
 mod fig7;
 mod flush;
 mod flushes;
+mod grant_times;
 mod greedy;
 mod guarded;
 mod handles;
@@ -161,6 +162,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "flushes",
         description: "provision 4: one page, a range, all; deferred and batched, and what is owed",
         run: flushes::run,
+    },
+    Workload {
+        name: "grant-times",
+        description: "SERIES FRAMES frames that come and go, by how they lie, for `vmm bench grant`",
+        run: grant_times::run,
     },
     Workload {
         name: "greedy",

@@ -45,7 +45,7 @@ pub(super) struct Common {
 /// What benchmarks take whose work and memory are their own.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// Rounds that are measured; three more go before them [default: 9 or 15; 3 with --quick].
+    /// Rounds that are measured; three more go before them [default: 5 to 15; 3 with --quick].
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(super) rounds: Option<u64>,
     /// Smaller: a few seconds.

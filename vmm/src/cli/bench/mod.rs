@@ -3,6 +3,7 @@
 mod batch;
 mod calls;
 mod fig7;
+mod grant;
 mod mmap;
 mod moves;
 mod n1527;
@@ -47,6 +48,7 @@ pub(crate) struct Args {
 enum Bench {
     Fig7(fig7::Args),
     Batch(batch::Args),
+    Grant(grant::Args),
     Mmap(mmap::Args),
     N1527(n1527::Args),
     Native(native::Args),
@@ -65,6 +67,7 @@ impl Bench {
         let (json, more): (&Option<PathBuf>, Vec<PathBuf>) = match self {
             Self::Fig7(args) => (&args.json, Vec::new()),
             Self::Batch(args) => (&args.common.json, Vec::new()),
+            Self::Grant(args) => (&args.options.json, Vec::new()),
             Self::Mmap(args) => (&args.common.json, Vec::new()),
             Self::N1527(args) => (&args.options.json, Vec::new()),
             Self::Native(_) => (&None, Vec::new()),
@@ -90,6 +93,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     match &args.bench {
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Grant(args) => conclude(grant::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::N1527(args) => conclude(n1527::run(args), calls::BenchError::is_a_series_fault),
         Bench::Native(args) => conclude(native::run(args), calls::BenchError::is_a_series_fault),
