@@ -189,7 +189,7 @@ impl Guest {
         let before = self.system();
         let records_before = self.server.records().len();
         let granted_before = self.ledger.granted_frames();
-        let served = self.server.serve(&self.ram, &mut self.ledger);
+        let served = self.server.serve(0, &self.ram, &mut self.ledger);
         let after = self.system();
 
         let at = (AREA.get() - SYSTEM_GPA.get()) as usize;
@@ -263,7 +263,7 @@ impl Guest {
             }
             Served::Paused { tag } => {
                 assert!(acts(Op::Pause) && tag == arg);
-                self.server.resume(&self.ram, !tag).expect("the area is there");
+                self.server.resume(0, &self.ram, !tag).expect("the area is there");
                 let mut header = [0; HEADER];
                 self.ram.read(AREA, &mut header).expect("the area is there");
                 assert_eq!(CallHeader::decode(&header).expect("a header").args[0], !tag);

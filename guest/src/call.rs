@@ -1,10 +1,9 @@
 //! Hypercalls: a typed function for each [`Op`].
 //!
-//! One call area, used by one call at a time: whoever holds `CallArea` has it. Taking it twice is
+//! Each processor has a call area, used by one call at a time: whoever holds `CallArea` has it. Taking it twice is
 //! possible in one way only, from within itself (a `Display` that prints, an exchange's callback that
 //! prints), and panics; the panic and the exception report break in (`break_in`), since nobody goes
-//! back afterwards. Requests for frames wait until it is free ([`upcall`]). Several vCPUs will have one
-//! area each, handed in.
+//! back afterwards. Requests for frames wait until it is free ([`upcall`]).
 //!
 //! Between two calls the area is memory like any other; the VMM touches it only while `out` executes,
 //! which is `asm!` that may change memory.
@@ -17,44 +16,49 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use umpa::hardware::{Exchanged, FrameSource};
-use umpa_abi::addr::Gva;
+use umpa_abi::boot::BootInfo;
 use umpa_abi::call::{CALL_PORT, CallHeader, ExitCode, Op, PAYLOAD_MAX_BYTES, Status};
 use umpa_abi::exchange::{EXTENTS_MAX, ExchangeReply, ExchangeRequest, Extent, Policy};
-use umpa_abi::layout::CALL_AREA_BYTES;
+use umpa_abi::layout::{CALL_AREA_BYTES, PROCESSORS_MAX};
 use umpa_abi::record::Record;
 use umpa_abi::upcall::Answer;
 use umpa_abi::{ABI_VERSION, Wire};
 
-use crate::upcall;
+use crate::{processors, upcall};
 
 static ADDRESS: AtomicU64 = AtomicU64::new(0);
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// By processor.
+static TAKEN: [AtomicBool; PROCESSORS_MAX as usize] = [const { AtomicBool::new(false) }; _];
 
 /// The call area, held for one call.
 pub(crate) struct CallArea(&'static mut [u8]);
 
 impl CallArea {
-    /// Makes the area known. Before that every call panics, and the panic can't be printed.
+    /// Makes the areas known. Before that every call panics, and the panic can't be printed.
     ///
     /// # Safety
-    /// `bytes` bytes at `address` are mapped writable for ever and are nobody else's but the VMM's,
-    /// which touches them during `out` only. Called once.
-    pub(crate) unsafe fn install(address: Gva, bytes: u64) {
-        if bytes >= CALL_AREA_BYTES {
-            ADDRESS.store(address.get(), Relaxed);
+    /// They are where `boot` says, mapped writable for ever, and are nobody else's but the VMM's, which
+    /// touches that of a processor during its `out` only. Called once, before other processors work.
+    pub(crate) unsafe fn install(boot: &BootInfo) {
+        if boot.call_area_bytes == CALL_AREA_BYTES {
+            ADDRESS.store(boot.call_area, Relaxed);
         }
     }
 
-    /// Takes the area.
+    /// Takes this processor's area.
     pub(crate) fn take() -> Self {
-        upcall::begin_call();
-        assert!(!TAKEN.swap(true, Relaxed), "a hypercall from within a hypercall");
-        let address = ADDRESS.load(Relaxed);
-        if address == 0 {
+        let processor = processors::current();
+        if processor == 0 {
+            upcall::begin_call();
+        }
+        assert!(!TAKEN[processor].swap(true, Relaxed), "a hypercall from within a hypercall");
+        let first = ADDRESS.load(Relaxed);
+        if first == 0 {
             crate::trap::stop(0, 0);
         }
-        // SAFETY: `install`'s caller vouches for the memory; TAKEN was false, so no other CallArea
-        // exists, or its holder will never run again (`break_in`).
+        let address = first + processor as u64 * CALL_AREA_BYTES;
+        // SAFETY: `install`'s caller vouches for the memory; TAKEN was false, so no other CallArea of this
+        // processor exists, or its holder will never run again (`break_in`).
         Self(unsafe { core::slice::from_raw_parts_mut(address as *mut u8, CALL_AREA_BYTES as usize) })
     }
 
@@ -93,8 +97,11 @@ impl CallArea {
 
 impl Drop for CallArea {
     fn drop(&mut self) {
-        TAKEN.store(false, Relaxed);
-        upcall::end_call();
+        let processor = processors::current();
+        TAKEN[processor].store(false, Relaxed);
+        if processor == 0 {
+            upcall::end_call();
+        }
     }
 }
 
@@ -105,10 +112,13 @@ pub(crate) struct Reply {
     pub(crate) arg: u64,
 }
 
-/// Frees the call area from a holder that will never run again: before the last words.
+/// Frees this processor's call area from a holder that will never run again: before the last words.
 pub(crate) fn break_in() {
-    upcall::shut();
-    TAKEN.store(false, Relaxed);
+    let processor = processors::current();
+    if processor == 0 {
+        upcall::shut();
+    }
+    TAKEN[processor].store(false, Relaxed);
 }
 
 fn done(status: Status) -> Result<(), Status> {

@@ -35,12 +35,18 @@ core::arch::global_asm!(
     "    .globl _start",
     "_start:",
     "    xor ebp, ebp",
+    "    test rsi, rsi",
+    "    jnz 2f",
     "    call {enter}",
+    "    ud2",
+    "2:",
+    "    call {processor}",
     "    ud2",
     magic = const umpa_abi::image::IMAGE_MAGIC,
     version = const umpa_abi::ABI_VERSION,
     syscall = sym crate::syscall::stub,
     enter = sym enter,
+    processor = sym crate::processors::enter,
 );
 
 /// Reads the boot info, runs the workload that it names, and ends.
@@ -70,15 +76,15 @@ fn refuse(error: DecodeError) -> ! {
 
 fn run(boot: &BootInfo) -> ! {
     trap::set_call_area(boot.call_area());
-    // SAFETY: the boot info was decoded, so the VMM has mapped a call area there for this guest
-    // alone; this is the only place that installs it, and it runs once.
-    unsafe { CallArea::install(boot.call_area(), boot.call_area_bytes) };
+    // SAFETY: the boot info was decoded, so the VMM has mapped call areas there for this guest
+    // alone; this is the only place that installs them, and it runs once.
+    unsafe { CallArea::install(boot) };
     // SAFETY: the same goes for the request page, which the VMM maps for this guest to read.
     unsafe { upcall::install(boot.requests()) };
     if let Err(status) = call::hello() {
         panic!("the VMM doesn't want ABI version {}: {status:?}", umpa_abi::ABI_VERSION);
     }
-    // SAFETY: one vCPU runs this image and gets here once; its tables are as the boot info says.
+    // SAFETY: the first processor alone gets here, once; its tables are as the boot info says.
     let machine = unsafe { Machine::new(boot) };
     match workloads::run(&mut Context::new(boot, machine)) {
         Ok(()) => call::exit(ExitCode::Passed),

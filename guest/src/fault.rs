@@ -44,7 +44,7 @@
 //!
 //! # Limits
 //!
-//! One record, as one vCPU runs an image; several will have one each, handed in. RF is lost: a hardware
+//! One record: the first processor's page faults are handled, those of others are reported. RF is lost: a hardware
 //! breakpoint on the resumed instruction would hit twice. The handler's stack has no guard page.
 //!
 //! Cost (workload `faults`, mode shadow, CPL 3): 125,000 cycles for a fault whose handler stores an entry,

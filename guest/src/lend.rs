@@ -15,6 +15,8 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 
+use crate::processors;
+
 /// A handler without its type.
 pub(crate) struct Registered<U: Upcall> {
     handler: *mut (),
@@ -60,8 +62,8 @@ impl<U: Upcall> Place<U> {
     }
 }
 
-// SAFETY: one vCPU runs an image. A place is written by `Lent` only, while taken back, and read by `get`
-// only, while it isn't: never both.
+// SAFETY: the first processor alone lends, and is called. A place is written by `Lent` only, while taken back,
+// and read by `get` only, while it isn't: never both.
 unsafe impl<U: Upcall> Sync for Place<U> {}
 
 /// A kind of upcall.
@@ -106,7 +108,11 @@ impl<U: Upcall> Lent<U> {
     /// # Safety
     /// Until the result is dropped `handler` is valid, and used by nobody else while lent. Results are
     /// dropped in the reverse order.
+    ///
+    /// # Panics
+    /// On another processor than the first.
     pub(crate) unsafe fn new<H: Handles<U>>(handler: *mut H) -> Self {
+        assert!(processors::current() == 0, "only the first processor lends handlers");
         let outer_lent = U::take_back();
         let registered = Registered { handler: handler.cast(), call: call::<U, H> };
         // SAFETY: taken back (see `Place`).

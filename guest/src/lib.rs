@@ -8,6 +8,7 @@
 //! - [`fault`]: page faults that user code handles; [`upcall`]: requests for frames that it answers;
 //!   [`lend`]: what their handlers have in common;
 //! - [`syscall`]: the stub behind `syscall`;
+//! - [`processors`]: further processors, and functions that run on them;
 //! - [`tlb`], [`mmu`], [`call`]: the hardware as `umpa` wants it, bundled in [`machine`];
 //! - [`block`]: the block device, for page files;
 //! - [`console`]: `print!` and `println!`; [`panic`](mod@panic): where panics end;
@@ -55,6 +56,7 @@ pub mod numbers;
 pub mod pagefile;
 pub mod pages;
 pub mod panic;
+pub mod processors;
 pub mod queue;
 pub mod rounds;
 pub mod staged;

@@ -51,7 +51,8 @@ impl DirectTables {
     ///
     /// # Safety
     /// `boot` describes this machine; the arena holds tables and nothing else, and this is the only
-    /// value of its kind, so nobody else writes them (the processor sets A and D).
+    /// value of its kind on this processor, so nobody else writes them (the processor sets A and D; two
+    /// processors agree on who has which tables).
     #[must_use]
     pub unsafe fn new(boot: &BootInfo) -> Self {
         let first = boot.tables_first();

@@ -14,10 +14,13 @@
 //! | 14, page fault, where somebody handles them | to [`fault`], and back without CPL 0 |
 //! | 32, a request for frames | to [`upcall`], likewise; a note where it must wait |
 //! | any, while code runs that is expected to raise some | noted by [`probe`], which goes on |
+//! | on other processors than the first, any but 3 | noted, or reported |
 //! | everything else | report: vector, error code, RIP, CR2, registers; exit code `Exception` |
 //!
 //! # Invariants
 //!
+//! - There is one report: of two processors that raise exceptions at once, the second ends the guest, and
+//!   may cut the report of the first one short.
 //! - The level bits in the record grow from 0 to 1 (reporting) to 3 (ending) and never shrink: a trap
 //!   during the report ends the guest at once, a trap during that is a triple fault. No loop.
 //! - CPL 0 code and its stack lie on pages without U; it writes only to the record, the frame of a page
@@ -54,8 +57,11 @@ use crate::upcall;
 pub struct TrapRecord {
     /// Bit 0: reporting; bit 1: ending.
     level: u64,
-    /// Where an exit can be asked for when nothing else works.
+    /// Where an exit can be asked for when nothing else works, on the first processor. On others it's the
+    /// areas behind that.
     call_area: Gva,
+    /// The processor, from 0 on.
+    processor: u64,
     /// Number of the exception or interrupt.
     pub vector: u64,
     /// Error code, 0 for vectors without one.
@@ -79,14 +85,16 @@ const REGISTER_NAMES: [&str; 15] =
 
 struct Shared<T>(UnsafeCell<T>);
 
-// SAFETY: written by trap.s and by `set_call_area`, read by `report`. One vCPU runs an image, and a
-// trap interrupts it, so they never overlap. (Several vCPUs will have one record each, found through
-// their trap stack.)
+// SAFETY: written by trap.s of the processor that sets the level, by `set_call_area` and `report_fault`, read by
+// `report`, on the same processor, which that trap has interrupted: they never overlap. (If the first processor
+// refuses a page fault in the midst of another one's report, that report is wrong: bare numbers, which are
+// printed.)
 unsafe impl<T> Sync for Shared<T> {}
 
 static RECORD: Shared<TrapRecord> = Shared(UnsafeCell::new(TrapRecord {
     level: 0,
     call_area: Gva::new(0),
+    processor: 0,
     vector: 0,
     error: 0,
     rip: 0,
@@ -112,6 +120,7 @@ core::arch::global_asm!(
     record = sym RECORD,
     level = const core::mem::offset_of!(TrapRecord, level),
     call_area = const core::mem::offset_of!(TrapRecord, call_area),
+    processor = const core::mem::offset_of!(TrapRecord, processor),
     vector = const core::mem::offset_of!(TrapRecord, vector),
     error = const core::mem::offset_of!(TrapRecord, error),
     rip = const core::mem::offset_of!(TrapRecord, rip),
@@ -143,7 +152,11 @@ core::arch::global_asm!(
     fault_address = const fault::offset::ADDRESS,
     fault_error = const fault::offset::ERROR,
     fault_rip = const fault::offset::RIP,
-    probe = sym probe::RECORD,
+    probe = sym probe::RECORDS,
+    probe_bytes = const probe::RECORD_BYTES,
+    stack_top = const umpa_abi::layout::STACKS_GVA.get() + umpa_abi::layout::STACK_BYTES,
+    stack_stride = const umpa_abi::layout::STACK_STRIDE_BYTES,
+    call_area_bytes = const umpa_abi::layout::CALL_AREA_BYTES,
     probe_resume = const probe::offset::RESUME,
     probe_vector = const probe::offset::VECTOR,
     probe_error = const probe::offset::ERROR,
@@ -153,6 +166,7 @@ core::arch::global_asm!(
 );
 
 const _: () = assert!(umpa_abi::image::TRAP_VECTORS == 64 && umpa_abi::image::TRAP_STUB_BYTES == 16);
+const _: () = assert!(umpa_abi::layout::PROCESSORS_MAX == 4, "trap.s has stubs for as many");
 const _: () = assert!(REPORT_STACK_BYTES.is_multiple_of(16));
 
 /// Tells the trap code where an exit can be asked for when even the report fails.
@@ -165,7 +179,9 @@ pub(crate) fn set_call_area(call_area: Gva) {
 pub extern "C" fn report() -> ! {
     // SAFETY: trap.s has filled the record and its level bit keeps it from doing so again.
     let record = unsafe { *RECORD.0.get() };
-    fault::disarm();
+    if record.processor == 0 {
+        fault::disarm();
+    }
     call::break_in();
     println!("{record}");
     call::exit(ExitCode::Exception)
@@ -181,6 +197,7 @@ pub(crate) fn report_fault(fault: &Fault) -> ! {
         *record = TrapRecord {
             level: (*record).level | 1,
             call_area: (*record).call_area,
+            processor: 0,
             vector: 14,
             error: fault.error(),
             rip: fault.rip().get(),
@@ -259,7 +276,11 @@ pub const fn name(vector: u64) -> &'static str {
 impl fmt::Display for TrapRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vector, error, rip, cs, rflags, rsp, cr2, .. } = self;
-        writeln!(f, "EXCEPTION {vector} {} at CPL {}", name(*vector), cs & 3)?;
+        write!(f, "EXCEPTION {vector} {} at CPL {}", name(*vector), cs & 3)?;
+        match self.processor {
+            0 => f.write_str("\n")?,
+            processor => writeln!(f, ", processor {processor}")?,
+        }
         if *vector == 14 {
             let cause = if error & 1 == 0 { "not present" } else { "protection" };
             let access = match (error >> 4 & 1, error >> 1 & 1) {
@@ -290,6 +311,7 @@ mod tests {
         let record = TrapRecord {
             level: 1,
             call_area: Gva::new(0),
+            processor: 0,
             vector: 14,
             error: 6,
             rip: 0x7800_0000_1234,
@@ -303,5 +325,7 @@ mod tests {
         assert!(text.starts_with("EXCEPTION 14 #PF page fault at CPL 3\n  write, not present\n"), "{text}");
         assert!(text.contains("error 0x6  rip 0x780000001234  cr2 0xdeadb000"), "{text}");
         assert!(text.ends_with("r15 0000000000000f15"), "{text}");
+        let text = TrapRecord { processor: 2, ..record }.to_string();
+        assert!(text.starts_with("EXCEPTION 14 #PF page fault at CPL 3, processor 2\n"), "{text}");
     }
 }

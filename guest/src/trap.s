@@ -65,6 +65,90 @@ trap_unhandled_page_fault_near:
     .endr
     .org trap_stubs + 16 * 64
 
+// The stubs of the other processors, behind those of the first: a gate, and everything else.
+    .macro processor_stubs number
+    .set vector, 0
+    .rept 64
+        .org trap_stubs + 16 * (64 * \number + vector)
+        .if vector == 3
+            jmp     trap_gate_\number
+        .elseif vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+            push    vector
+            jmp     trap_processor_\number
+        .else
+            push    0
+            push    vector
+            jmp     trap_processor_\number
+        .endif
+        .set vector, vector + 1
+    .endr
+    .endm
+    processor_stubs 1
+    processor_stubs 2
+    processor_stubs 3
+    .org trap_stubs + 16 * 64 * 4
+
+// What those lead to. The record of exceptions that code expects is the processor's own; a report is, if nobody
+// else makes one. It runs from the top of the processor's own stack, and never goes back.
+    .macro processor_traps number
+trap_gate_\number:
+    cmp     [rsp], rsi
+    jne     1f
+    jrcxz   2f
+    dec     rcx
+    jnz     trap_store_and_flush
+    invlpg  [rdi]
+    iretq
+1:
+    push    0
+    push    3
+    jmp     trap_processor_\number
+2:
+    mov     cr3, rax
+    iretq
+trap_processor_\number:
+    cmp     qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_resume}], 0
+    jne     3f
+    lock bts dword ptr [rip + {record} + {level}], 0
+    jc      5f
+    pop     qword ptr [rip + {record} + {vector}]
+    pop     qword ptr [rip + {record} + {error}]
+    pop     qword ptr [rip + {record} + {rip}]
+    pop     qword ptr [rip + {record} + {cs}]
+    pop     qword ptr [rip + {record} + {rflags}]
+    pop     qword ptr [rip + {record} + {rsp}]
+    mov     [rip + {record} + {rax}], rax
+    mov     rax, cr2
+    mov     [rip + {record} + {cr2}], rax
+    mov     qword ptr [rip + {record} + {processor}], \number
+    movabs  rax, {stack_top} + {stack_stride} * \number
+    push    rax
+    push    0x3002
+    push    qword ptr [rip + {record} + {cs}]
+    lea     rax, [rip + trap_report]
+    push    rax
+    iretq
+3:
+    pop     qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_vector}]
+    pop     qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_error}]
+    pop     qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_rip}]
+    push    qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_resume}]
+    mov     qword ptr [rip + {probe} + {probe_bytes} * \number + {probe_resume}], 0
+    and     dword ptr [rsp + 16], {clean_flags}
+    push    rax
+    mov     rax, cr2
+    mov     [rip + {probe} + {probe_bytes} * \number + {probe_cr2}], rax
+    pop     rax
+    iretq
+5:
+    mov     rdi, [rip + {record} + {call_area}]
+    add     rdi, {call_area_bytes} * \number
+    jmp     trap_end
+    .endm
+    processor_traps 1
+    processor_traps 2
+    processor_traps 3
+
 // rcx stores, each an address and a value, from rdx on; then a flush of everything.
 trap_store_list:
     mov     rsi, rdx
@@ -119,7 +203,7 @@ trap_stray_breakpoint:
 trap_unhandled:
     cmp     qword ptr [rip + {probe} + {probe_resume}], 0
     jne     trap_probed
-    bts     dword ptr [rip + {record} + {level}], 0
+    lock bts dword ptr [rip + {record} + {level}], 0
     jc      trap_nested
     pop     qword ptr [rip + {record} + {vector}]
     pop     qword ptr [rip + {record} + {error}]
@@ -156,9 +240,10 @@ trap_probed:
 // A trap during the report: end the guest without another word. A trap while doing that (the call
 // area is out of reach): a triple fault, which the VMM reports.
 trap_nested:
-    bts     dword ptr [rip + {record} + {level}], 1
-    jc      trap_dead
     mov     rdi, [rip + {record} + {call_area}]
+trap_end:
+    lock bts dword ptr [rip + {record} + {level}], 1
+    jc      trap_dead
     mov     qword ptr [rdi], {exit_op}
     mov     qword ptr [rdi + 8], 0
     mov     qword ptr [rdi + 16], {exit_code}

@@ -54,7 +54,7 @@
 //!
 //! # Limits
 //!
-//! One record, as one vCPU runs an image. The handlers' stack has no guard page.
+//! One record: requests come to the first processor, and it alone serves them. The handlers' stack has no guard page.
 
 #![allow(unsafe_code)] // reason: shares memory with assembly and the VMM, calls a handler by a bare pointer
 
@@ -69,6 +69,7 @@ use umpa_abi::upcall::{Request, Severity, read};
 use crate::call;
 use crate::fault::{self, PageFaults};
 use crate::lend::{self, Handles, Lent, Place, Upcall};
+use crate::processors;
 
 /// A handler is registered and not in use: an interrupt may be delivered.
 const LENT: u32 = 1;
@@ -265,7 +266,7 @@ fn answered(severity: Severity) -> &'static AtomicU64 {
 
 /// The request that exchanges answer now; 0: none.
 pub(crate) fn answering() -> u64 {
-    ANSWERING.load(Relaxed)
+    if processors::current() == 0 { ANSWERING.load(Relaxed) } else { 0 }
 }
 
 /// Serves all requests that there are. RUNNING is set.
@@ -284,9 +285,9 @@ fn serve_all(mut release: impl FnMut(&Request) -> u64) -> u64 {
 }
 
 /// Serves all requests that there are with `handler`, which isn't lent. Returns how many; within a
-/// handler none.
+/// handler, and on another processor than the first, none.
 pub fn serve<H: Handler>(handler: &mut H) -> u64 {
-    if RECORD.state.fetch_or(RUNNING, Relaxed) & RUNNING != 0 {
+    if processors::current() != 0 || RECORD.state.fetch_or(RUNNING, Relaxed) & RUNNING != 0 {
         return 0;
     }
     compiler_fence(SeqCst);

@@ -1,6 +1,7 @@
 //! The hypercall server (see [`umpa_abi::call`] for the contract).
 //!
-//! A call is copied in once, decoded, acted on, and its reply copied out. Whatever the guest writes,
+//! Each vCPU has a call area of its own, and calls when it likes; whoever has the server serves one of them
+//! at a time. A call is copied in once, decoded, acted on, and its reply copied out. Whatever the guest writes,
 //! the answer is a status: only the host's own failures are errors. What a guest may write and report has a
 //! limit ([`OUTPUT_DEFAULT_BYTES`]), which bounds what the host keeps as well; beyond it the guest ends.
 //!
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use umpa_abi::addr::Gpa;
 use umpa_abi::call::{CallHeader, ExitCode, Op, Status};
 use umpa_abi::exchange::{EXTENTS_MAX, ExchangeReply, ExchangeRequest, Extent, Policy, Shortfall};
+use umpa_abi::layout::CALL_AREA_BYTES;
 use umpa_abi::record::Record;
 use umpa_abi::upcall::Answer;
 use umpa_abi::{ABI_VERSION, Wire};
@@ -69,7 +71,7 @@ pub enum Served {
 
 /// One guest's hypercalls.
 pub struct Server {
-    area: Gpa,
+    areas: Gpa,
     output_limit_bytes: u64,
     output_bytes: u64,
     records: Vec<Record>,
@@ -80,7 +82,10 @@ pub struct Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("area", &self.area).field("calls", &self.calls).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("areas", &self.areas)
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,11 +104,11 @@ impl Reply {
 }
 
 impl Server {
-    /// A server for the call area at `area`, which tells `requests` what came of them.
+    /// A server for the call areas from `areas` on, which tells `requests` what came of them.
     #[must_use]
-    pub fn new(area: Gpa, output_limit_bytes: u64, requests: Arc<Requests>) -> Self {
+    pub fn new(areas: Gpa, output_limit_bytes: u64, requests: Arc<Requests>) -> Self {
         Self {
-            area,
+            areas,
             output_limit_bytes,
             output_bytes: 0,
             records: Vec::new(),
@@ -125,53 +130,43 @@ impl Server {
         self.calls
     }
 
-    /// Serves the call that is in the call area.
+    const fn area(&self, vcpu: u64) -> Gpa {
+        Gpa::new(self.areas.get() + vcpu * CALL_AREA_BYTES)
+    }
+
+    /// Serves the call that is in a vCPU's call area.
     ///
     /// # Errors
     /// [`CallError`]: the guest can't go on.
-    pub fn serve(&mut self, ram: &GuestRam, ledger: &mut Ledger) -> Result<Served, CallError> {
+    pub fn serve(&mut self, vcpu: u64, ram: &GuestRam, ledger: &mut Ledger) -> Result<Served, CallError> {
+        let area = self.area(vcpu);
         let mut header = [0; HEADER];
-        ram.read(self.area, &mut header)?;
+        ram.read(area, &mut header)?;
         let reply = match CallHeader::decode(&header) {
             Err(_) => Reply::status(Status::BadPayload),
             Ok(header) => {
                 let mut payload = vec![0; header.in_bytes as usize];
-                ram.read(Gpa::new(self.area.get() + HEADER as u64), &mut payload)?;
+                ram.read(Gpa::new(area.get() + HEADER as u64), &mut payload)?;
                 self.act(&header, &payload, ram, ledger)?
             }
         };
-        self.answer(ram, &header, &reply)?;
+        answer(area, ram, &header, &reply)?;
         Ok(reply.served)
     }
 
-    /// Answers the guest's last Pause.
+    /// Answers a vCPU's last Pause.
     ///
     /// # Errors
     /// [`CallError::Memory`].
-    pub fn resume(&self, ram: &GuestRam, answer: u64) -> Result<(), CallError> {
+    pub fn resume(&self, vcpu: u64, ram: &GuestRam, value: u64) -> Result<(), CallError> {
+        let area = self.area(vcpu);
         let mut header = [0; HEADER];
-        ram.read(self.area, &mut header)?;
+        ram.read(area, &mut header)?;
         let mut reply = Reply::status(Status::Ok);
         if let Some(first) = reply.args.first_mut() {
-            *first = answer;
+            *first = value;
         }
-        self.answer(ram, &header, &reply)
-    }
-
-    fn answer(&self, ram: &GuestRam, call: &[u8; HEADER], reply: &Reply) -> Result<(), CallError> {
-        let [a, b, c, d, ..] = *call;
-        let header = CallHeader {
-            op: u32::from_le_bytes([a, b, c, d]),
-            status: reply.status as u32,
-            in_bytes: 0,
-            out_bytes: reply.payload.len() as u32,
-            args: reply.args,
-        };
-        let mut bytes = vec![0; HEADER];
-        // The buffer has the header's size: encoding can't be short.
-        let _ = header.encode(&mut bytes);
-        bytes.extend_from_slice(&reply.payload);
-        Ok(ram.write(self.area, &bytes)?)
+        answer(area, ram, &header, &reply)
     }
 
     fn act(
@@ -247,6 +242,22 @@ impl Server {
         self.output_bytes = self.output_bytes.saturating_add(bytes as u64);
         self.output_bytes <= self.output_limit_bytes
     }
+}
+
+fn answer(area: Gpa, ram: &GuestRam, call: &[u8; HEADER], reply: &Reply) -> Result<(), CallError> {
+    let [a, b, c, d, ..] = *call;
+    let header = CallHeader {
+        op: u32::from_le_bytes([a, b, c, d]),
+        status: reply.status as u32,
+        in_bytes: 0,
+        out_bytes: reply.payload.len() as u32,
+        args: reply.args,
+    };
+    let mut bytes = vec![0; HEADER];
+    // The buffer has the header's size: encoding can't be short.
+    let _ = header.encode(&mut bytes);
+    bytes.extend_from_slice(&reply.payload);
+    Ok(ram.write(area, &bytes)?)
 }
 
 fn exchange(

@@ -132,16 +132,29 @@ struct Shared {
     is_acknowledged: AtomicBool,
 }
 
-/// A guest's reasons to stop: what its [`Watch`] writes and its vCPU reads.
+/// A guest's reasons to stop: what its [`Watch`] writes and its vCPUs read.
 #[derive(Clone, Debug, Default)]
 pub struct Stopper(Arc<Shared>);
 
 impl Stopper {
-    /// The calling thread runs the vCPU until the guard is dropped.
+    /// The calling thread runs the guest's first vCPU until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> Running<'_> {
         self.0.runner.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
         Running { shared: &self.0 }
+    }
+
+    /// Why the guest is to stop, if it is. Ends the kicks.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        let reason = match self.0.reason.load(Ordering::SeqCst) {
+            0 => return None,
+            1 => Reason::Interrupted,
+            2 => Reason::TimedOut,
+            _ => Reason::CpuTimeUsed,
+        };
+        self.0.is_acknowledged.store(true, Ordering::SeqCst);
+        Some(reason)
     }
 }
 
@@ -195,21 +208,6 @@ impl Drop for Watch {
 #[derive(Debug)]
 pub struct Running<'a> {
     shared: &'a Shared,
-}
-
-impl Running<'_> {
-    /// Why the guest is to stop, if it is. Ends the kicks.
-    #[must_use]
-    pub fn stop_reason(&self) -> Option<Reason> {
-        let reason = match self.shared.reason.load(Ordering::SeqCst) {
-            0 => return None,
-            1 => Reason::Interrupted,
-            2 => Reason::TimedOut,
-            _ => Reason::CpuTimeUsed,
-        };
-        self.shared.is_acknowledged.store(true, Ordering::SeqCst);
-        Some(reason)
-    }
 }
 
 impl Drop for Running<'_> {
@@ -397,16 +395,16 @@ mod tests {
     fn a_timeout_interrupts_a_blocking_call_until_it_is_acknowledged() {
         let stopper = Stopper::default();
         let _watch = watch(&stopper, Duration::from_millis(20));
-        let running = stopper.enter();
+        let _running = stopper.enter();
         let begin = Instant::now();
-        while running.stop_reason().is_none() {
+        while stopper.reason().is_none() {
             // As KVM_RUN does, nanosleep returns early for a signal.
             let request = libc::timespec { tv_sec: 10, tv_nsec: 0 };
             // SAFETY: the request is a valid timespec and the remainder isn't wanted.
             unsafe { libc::nanosleep(&request, std::ptr::null_mut()) };
         }
         assert!(begin.elapsed() < Duration::from_secs(5));
-        assert_eq!(running.stop_reason(), Some(Reason::TimedOut));
+        assert_eq!(stopper.reason(), Some(Reason::TimedOut));
     }
 
     #[test]

@@ -75,6 +75,13 @@ impl Exits {
         *self.counts.entry(exit.name()).or_default() += 1;
     }
 
+    /// Adds another vCPU's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (name, count) in other.iter() {
+            *self.counts.entry(name).or_default() += count;
+        }
+    }
+
     /// Names and counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.counts.iter().map(|(name, count)| (*name, *count))
@@ -161,7 +168,7 @@ pub struct Counters {
     pub calls: Calls,
     /// Of the block device; `None` without one.
     pub block: Option<BlockCounts>,
-    /// KVM's, of the vCPU; empty if KVM has none.
+    /// KVM's, of the vCPUs; empty if KVM has none.
     pub kvm_vcpu: BTreeMap<String, u64>,
     /// KVM's, of the whole machine.
     pub kvm_vm: BTreeMap<String, u64>,

@@ -4,9 +4,10 @@
 //! SYSTEM_GPA   image                 IMAGE_GVA        by segment
 //!              boot info, one page   BOOT_GVA         read-only
 //!              request page          REQUESTS_GVA     read-only
-//!              call area             CALL_AREA_GVA    read, write
+//!              call areas            CALL_AREA_GVA    read, write; one for each processor
 //!              block queue           BLOCK_QUEUE_GVA  read, write
-//!              stack                 STACK_GVA        read, write; unmapped page below
+//!              stacks                STACKS_GVA       read, write; one for each, unmapped pages around it
+//!              traps                 TRAPS_GVA        CPL 0 only; for each but processor 0, whose image has them
 //! 2 MiB        bookkeeping           direct map       read, write
 //! 2 MiB        table arena           direct map       read, write
 //! ```
@@ -14,7 +15,10 @@
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::block;
 use umpa_abi::boot::BootInfo;
-use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, STACK_BYTES, SYSTEM_GPA, SYSTEM_GVA};
+use umpa_abi::layout::{
+    CALL_AREA_BYTES, FRAMES_GPA, FRAMES_MAX_BYTES, PROCESSORS_MAX, STACK_BYTES, STACKS_GVA, SYSTEM_GPA,
+    SYSTEM_GVA, TRAPS_BYTES,
+};
 use umpa_abi::upcall::REQUEST_PAGE_BYTES;
 use umpa_abi::{Wire, layout};
 
@@ -24,17 +28,15 @@ use crate::memory::{FRAMES_MIN_BYTES, MemoryError};
 pub const BOOT_GVA: Gva = SYSTEM_GVA;
 /// Where it sees the request page.
 pub const REQUESTS_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (32 << 10));
-/// Where it sees the call area.
+/// Where it sees the call areas.
 pub const CALL_AREA_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (64 << 10));
 /// Where it sees the queue of its block device.
 pub const BLOCK_QUEUE_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (512 << 10));
-/// Where it sees its stack; the pages below are unmapped.
-pub const STACK_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
 
 const _: () = assert!(BootInfo::SIZE_BYTES as u64 <= PAGE_BYTES);
 const _: () = assert!(REQUESTS_GVA.get() + REQUEST_PAGE_BYTES <= CALL_AREA_GVA.get());
-const _: () = assert!(CALL_AREA_GVA.get() + CALL_AREA_BYTES <= BLOCK_QUEUE_GVA.get());
-const _: () = assert!(BLOCK_QUEUE_GVA.get() + block::AREA_BYTES < STACK_GVA.get());
+const _: () = assert!(CALL_AREA_GVA.get() + PROCESSORS_MAX * CALL_AREA_BYTES <= BLOCK_QUEUE_GVA.get());
+const _: () = assert!(BLOCK_QUEUE_GVA.get() + block::AREA_BYTES < STACKS_GVA.get());
 
 /// Part of guest-physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,12 @@ impl Area {
     pub const fn end(self) -> u64 {
         self.gpa.get() + self.bytes
     }
+
+    /// The `index`th of the parts of `bytes` bytes that it has.
+    #[must_use]
+    pub const fn part(self, index: u64, bytes: u64) -> Self {
+        Self { gpa: Gpa::new(self.gpa.get() + index * bytes), bytes }
+    }
 }
 
 /// The parts of the system slot, for one image and one amount of memory.
@@ -62,24 +70,28 @@ pub struct SystemLayout {
     pub boot: Area,
     /// One page: what the host asks for.
     pub requests: Area,
-    /// Header and payload of hypercalls.
-    pub call_area: Area,
+    /// Header and payload of hypercalls, for each processor.
+    pub call_areas: Area,
     /// The queue of the block device.
     pub block_queue: Area,
-    /// The workload's stack.
-    pub stack: Area,
+    /// Stacks: the workload's, and one for each further processor.
+    pub stacks: Area,
+    /// Trap tables and trap stacks of processors 1 and up.
+    pub traps: Area,
     /// For the guest's own notes about its frames.
     pub bookkeeping: Area,
     /// Page tables.
     pub tables: Area,
+    /// How many processors there are.
+    pub processors: u64,
 }
 
 impl SystemLayout {
-    /// The layout for an image of `image_bytes` and `frames_bytes` of memory.
+    /// The layout for an image of `image_bytes`, `frames_bytes` of memory and `processors` (at least one).
     ///
     /// # Errors
     /// [`MemoryError`] when the memory is too little, too much or not whole frames.
-    pub fn new(image_bytes: u64, frames_bytes: u64) -> Result<Self, MemoryError> {
+    pub fn new(image_bytes: u64, frames_bytes: u64, processors: u64) -> Result<Self, MemoryError> {
         if !frames_bytes.is_multiple_of(PAGE_BYTES) {
             return Err(MemoryError::Unaligned { bytes: frames_bytes });
         }
@@ -100,18 +112,31 @@ impl SystemLayout {
         let image = Area { gpa: SYSTEM_GPA, bytes: image_bytes };
         let boot = after(image, PAGE_BYTES);
         let requests = after(boot, REQUEST_PAGE_BYTES);
-        let call_area = after(requests, CALL_AREA_BYTES);
-        let block_queue = after(call_area, block::AREA_BYTES);
-        let stack = after(block_queue, STACK_BYTES);
+        let processors = processors.clamp(1, PROCESSORS_MAX);
+        let call_areas = after(requests, processors * CALL_AREA_BYTES);
+        let block_queue = after(call_areas, block::AREA_BYTES);
+        let stacks = after(block_queue, processors * STACK_BYTES);
+        let traps = after(stacks, (processors - 1) * TRAPS_BYTES);
         let tables_bytes = (layout::table_frames(frames) * PAGE_BYTES).next_multiple_of(large);
         let bookkeeping_bytes = layout::bookkeeping_bytes(frames, tables_bytes / PAGE_BYTES);
-        let bookkeeping = after_aligned(stack, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
+        let bookkeeping = after_aligned(traps, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
         let tables = after_aligned(bookkeeping, tables_bytes);
         if tables.end() > FRAMES_GPA.get() {
             // Bookkeeping and tables take about 1/158 of the memory, and lie below FRAMES_GPA.
             return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 158);
         }
-        Ok(Self { image, boot, requests, call_area, block_queue, stack, bookkeeping, tables })
+        Ok(Self {
+            image,
+            boot,
+            requests,
+            call_areas,
+            block_queue,
+            stacks,
+            traps,
+            bookkeeping,
+            tables,
+            processors,
+        })
     }
 
     /// Size of the whole slot.
@@ -127,14 +152,15 @@ mod tests {
 
     #[test]
     fn parts_follow_one_another() {
-        let system = SystemLayout::new(300_000, 2 << 30).unwrap();
+        let system = SystemLayout::new(300_000, 2 << 30, PROCESSORS_MAX).unwrap();
         let parts = [
             system.image,
             system.boot,
             system.requests,
-            system.call_area,
+            system.call_areas,
             system.block_queue,
-            system.stack,
+            system.stacks,
+            system.traps,
             system.bookkeeping,
             system.tables,
         ];
@@ -149,12 +175,12 @@ mod tests {
 
     #[test]
     fn sizes_have_bounds_that_hold() {
-        assert!(matches!(SystemLayout::new(4096, 0), Err(MemoryError::TooLittle { .. })));
-        assert!(matches!(SystemLayout::new(4096, 4097), Err(MemoryError::Unaligned { .. })));
-        assert!(matches!(SystemLayout::new(4096, 1 << 41), Err(MemoryError::TooMuch { .. })));
-        let Err(MemoryError::TooMuch { max_bytes, .. }) = SystemLayout::new(4096, FRAMES_MAX_BYTES) else {
+        assert!(matches!(SystemLayout::new(4096, 0, 1), Err(MemoryError::TooLittle { .. })));
+        assert!(matches!(SystemLayout::new(4096, 4097, 1), Err(MemoryError::Unaligned { .. })));
+        assert!(matches!(SystemLayout::new(4096, 1 << 41, 1), Err(MemoryError::TooMuch { .. })));
+        let Err(MemoryError::TooMuch { max_bytes, .. }) = SystemLayout::new(4096, FRAMES_MAX_BYTES, 1) else {
             panic!("1 TiB fits")
         };
-        SystemLayout::new(4096, max_bytes / (1 << 30) * (1 << 30)).unwrap();
+        SystemLayout::new(4096, max_bytes / (1 << 30) * (1 << 30), 1).unwrap();
     }
 }

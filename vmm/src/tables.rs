@@ -5,22 +5,22 @@
 //! | --- | --- |
 //! | code | P, A; U at CPL 3 |
 //! | constants, boot info, request page | P, A, D, NX; U at CPL 3 |
-//! | data, call area, block queue, stack, direct map | P, W, A, D, NX; U at CPL 3 |
+//! | data, call areas, block queue, stacks, direct map | P, W, A, D, NX; U at CPL 3 |
 //! | trap stubs | P, A |
-//! | trap tables and stack | P, W, A, D, NX |
+//! | trap tables and stacks | P, W, A, D, NX |
 //!
 //! With the workload at CPL 0 nothing has U: code at CPL 0 may not run on a user page (SMEP, and
 //! KVM's software MMU always). A and D are set from the start, so the processor never writes.
 
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::image::ImageHeader;
-use umpa_abi::layout::{FRAMES_GPA, IMAGE_GVA, SYSTEM_GPA, direct};
+use umpa_abi::layout::{self, FRAMES_GPA, IMAGE_GVA, STACK_BYTES, SYSTEM_GPA, TRAPS_BYTES, direct};
 use umpa_abi::paging::{
     ACCESSED, DIRTY, ENTRIES, LARGE, LEVELS, NO_EXECUTE, PRESENT, USER, WRITABLE, address, entry_bytes, index,
 };
 
 use crate::memory::{GuestRam, MemoryError};
-use crate::system::{Area, BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, STACK_GVA, SystemLayout};
+use crate::system::{Area, BLOCK_QUEUE_GVA, BOOT_GVA, CALL_AREA_GVA, REQUESTS_GVA, SystemLayout};
 use crate::vcpu::Ring;
 
 /// What a mapping allows.
@@ -97,9 +97,16 @@ pub fn build(
     }
     builder.map_area(BOOT_GVA, system.boot, CONSTANTS, PageSize::Size4K)?;
     builder.map_area(REQUESTS_GVA, system.requests, CONSTANTS, PageSize::Size4K)?;
-    builder.map_area(CALL_AREA_GVA, system.call_area, DATA, PageSize::Size4K)?;
+    builder.map_area(CALL_AREA_GVA, system.call_areas, DATA, PageSize::Size4K)?;
     builder.map_area(BLOCK_QUEUE_GVA, system.block_queue, DATA, PageSize::Size4K)?;
-    builder.map_area(STACK_GVA, system.stack, DATA, PageSize::Size4K)?;
+    for processor in 0..system.processors {
+        let stack = system.stacks.part(processor, STACK_BYTES);
+        builder.map_area(layout::stack(processor), stack, DATA, PageSize::Size4K)?;
+    }
+    for processor in 1..system.processors {
+        let traps = system.traps.part(processor - 1, TRAPS_BYTES);
+        builder.map_area(layout::traps(processor), traps, TRAP_DATA, PageSize::Size4K)?;
+    }
     // From the bookkeeping to the end of the slot in one go: with 2 MiB leaves throughout.
     let own = Area { gpa: system.bookkeeping.gpa, bytes: system.tables.end() - system.bookkeeping.gpa.get() };
     builder.map_area(direct(own.gpa), own, DATA, PageSize::Size2M)?;
@@ -282,7 +289,7 @@ mod tests {
     use proptest::prelude::*;
     use umpa_abi::ABI_VERSION;
     use umpa_abi::image::IMAGE_MAGIC;
-    use umpa_abi::layout::{BLOCKS_GVA, STACK_BYTES};
+    use umpa_abi::layout::{BLOCKS_GVA, PROCESSORS_MAX, STACKS_GVA, TRAPS_GVA};
 
     use super::*;
 
@@ -306,7 +313,7 @@ mod tests {
     }
 
     fn built(ring: Ring, frames_bytes: u64, pages_1g: bool) -> (GuestRam, SystemLayout, Tables) {
-        let system = SystemLayout::new(header().size_bytes(), frames_bytes).unwrap();
+        let system = SystemLayout::new(header().size_bytes(), frames_bytes, PROCESSORS_MAX).unwrap();
         let ram = GuestRam::new(system.bytes(), frames_bytes).unwrap();
         let tables = build(&ram, &system, &header(), ring, pages_1g).unwrap();
         (ram, system, tables)
@@ -341,15 +348,22 @@ mod tests {
             (REQUESTS_GVA, USER | NO_EXECUTE),
             (CALL_AREA_GVA, USER | WRITABLE | NO_EXECUTE),
             (BLOCK_QUEUE_GVA, USER | WRITABLE | NO_EXECUTE),
-            (STACK_GVA, USER | WRITABLE | NO_EXECUTE),
+            (STACKS_GVA, USER | WRITABLE | NO_EXECUTE),
+            (layout::stack(3), USER | WRITABLE | NO_EXECUTE),
+            (TRAPS_GVA, WRITABLE | NO_EXECUTE),
+            (Gva::new(layout::traps(3).get() + TRAPS_BYTES - 1), WRITABLE | NO_EXECUTE),
             (direct(FRAMES_GPA), USER | WRITABLE | NO_EXECUTE),
         ] {
             assert_eq!(bits(look(&ram, tables, gva)), want, "{gva}");
         }
         for gva in [
             image(10),
-            Gva::new(STACK_GVA.get() - 1),
-            Gva::new(STACK_GVA.get() + STACK_BYTES),
+            Gva::new(STACKS_GVA.get() - 1),
+            Gva::new(STACKS_GVA.get() + STACK_BYTES),
+            Gva::new(layout::stack(1).get() - 1),
+            layout::stack(4),
+            Gva::new(TRAPS_GVA.get() + TRAPS_BYTES),
+            layout::traps(4),
             Gva::new(0),
             BLOCKS_GVA,
             direct(Gpa::new(FRAMES_GPA.get() + (64 << 20))),
@@ -363,7 +377,7 @@ mod tests {
     #[test]
     fn nothing_is_for_users_at_ring_0() {
         let (ram, _, tables) = built(Ring::Zero, 2 << 20, false);
-        for gva in [IMAGE_GVA, BOOT_GVA, STACK_GVA, direct(FRAMES_GPA)] {
+        for gva in [IMAGE_GVA, BOOT_GVA, STACKS_GVA, direct(FRAMES_GPA)] {
             assert_eq!(bits(look(&ram, tables, gva)) & USER, 0);
         }
     }

@@ -1,16 +1,18 @@
-//! The descriptor tables in the image's `trap_tables`: IDT in the first page, GDT and TSS in the second.
+//! The descriptor tables of each processor: IDT in the first page, GDT and TSS in the second. Processor 0's
+//! are in the image's `trap_tables`; those of others have an area of their own, with a trap stack behind.
 //!
-//! Each gate is an interrupt gate to the image's stub of that vector, and switches to IST 1; only
-//! vector 3 (`int3`) may be called from CPL 3.
+//! Each gate is an interrupt gate to the image's stub of that processor and vector, and switches to IST 1;
+//! only vector 3 (`int3`) may be called from CPL 3.
 
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES};
 use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::{GDT_ENTRIES, selector};
 use umpa_abi::call::CALL_PORT;
-use umpa_abi::image::{ImageHeader, TRAP_STUB_BYTES, TRAP_TABLES_BYTES, TRAP_VECTORS};
-use umpa_abi::layout::{IMAGE_GVA, SYSTEM_GPA};
+use umpa_abi::image::{ImageHeader, TRAP_STUB_BYTES, TRAP_STUBS_BYTES, TRAP_TABLES_BYTES, TRAP_VECTORS};
+use umpa_abi::layout::{self, IMAGE_GVA, SYSTEM_GPA, TRAPS_BYTES};
 
 use crate::memory::{GuestRam, MemoryError};
+use crate::system::SystemLayout;
 
 /// Bytes of a gate.
 const GATE_BYTES: u64 = 16;
@@ -39,7 +41,7 @@ pub struct Descriptor {
     pub limit: u16,
 }
 
-/// The three tables of one image.
+/// The three tables of one processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrapTables {
     /// Interrupt descriptors.
@@ -50,17 +52,30 @@ pub struct TrapTables {
     pub tss: Descriptor,
 }
 
-/// Fills the tables in guest memory.
+/// Fills the tables of a processor in guest memory.
 ///
 /// # Errors
-/// [`MemoryError::Outside`]; it doesn't happen with a checked header.
-pub fn fill(ram: &GuestRam, header: &ImageHeader) -> Result<TrapTables, MemoryError> {
-    let base = Gva::new(header.trap_tables);
-    let gpa = Gpa::new(SYSTEM_GPA.get() + (header.trap_tables - IMAGE_GVA.get()));
+/// [`MemoryError::Outside`]; it doesn't happen with a checked header and a layout that has the processor.
+pub fn fill(
+    ram: &GuestRam,
+    system: &SystemLayout,
+    header: &ImageHeader,
+    processor: u64,
+) -> Result<TrapTables, MemoryError> {
+    let (base, gpa, stack_top) = match processor {
+        0 => {
+            let gpa = SYSTEM_GPA.get() + (header.trap_tables - IMAGE_GVA.get());
+            (Gva::new(header.trap_tables), Gpa::new(gpa), header.trap_stack_top)
+        }
+        _ => {
+            let base = layout::traps(processor);
+            (base, system.traps.part(processor - 1, TRAPS_BYTES).gpa, base.get() + TRAPS_BYTES)
+        }
+    };
     let tss_base = Gva::new(base.get() + TSS_OFFSET);
-    ram.write(gpa, &idt(header))?;
+    ram.write(gpa, &idt(header.trap_stubs + processor * TRAP_STUBS_BYTES))?;
     ram.write(Gpa::new(gpa.get() + PAGE_BYTES), &gdt(tss_base))?;
-    ram.write(Gpa::new(gpa.get() + TSS_OFFSET), &tss(header.trap_stack_top))?;
+    ram.write(Gpa::new(gpa.get() + TSS_OFFSET), &tss(stack_top))?;
     Ok(TrapTables {
         idt: Descriptor { base, limit: (TRAP_VECTORS * GATE_BYTES - 1) as u16 },
         gdt: Descriptor { base: Gva::new(base.get() + PAGE_BYTES), limit: (8 * GDT_ENTRIES - 1) as u16 },
@@ -68,10 +83,10 @@ pub fn fill(ram: &GuestRam, header: &ImageHeader) -> Result<TrapTables, MemoryEr
     })
 }
 
-fn idt(header: &ImageHeader) -> Vec<u8> {
+fn idt(first_stub: u64) -> Vec<u8> {
     let mut idt = Vec::with_capacity((TRAP_VECTORS * GATE_BYTES) as usize);
     for vector in 0..TRAP_VECTORS {
-        let stub = header.trap_stubs + vector * TRAP_STUB_BYTES;
+        let stub = first_stub + vector * TRAP_STUB_BYTES;
         let kind = if vector == BREAKPOINT { GATE_USER } else { GATE_KERNEL };
         idt.extend((stub as u16).to_le_bytes());
         idt.extend(selector::KERNEL_CODE.to_le_bytes());

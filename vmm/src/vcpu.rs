@@ -1,7 +1,7 @@
 //! One vCPU, started in its final mode: long mode with paging, at the workload's privilege level.
 //!
 //! No boot code runs in the guest: its first instruction is the image's entry, with
-//! `rdi` = boot info, `rsp` = top of the stack, interrupts enabled. CPL 3 may execute the hypercall's
+//! `rdi` = boot info, `rsi` = the vCPU's number, `rsp` = top of its stack, interrupts enabled. CPL 3 may execute the hypercall's
 //! `out` for two reasons, because neither is enough everywhere: IOPL is 3 (QEMU's emulated AMD
 //! processor finds no I/O bitmap in a busy TSS) and the I/O bitmap allows it (kvm-pvm ignores IOPL).
 //! So a stray port is an exit on EPT and NPT, and the guest's own #GP on kvm-pvm.
@@ -107,6 +107,8 @@ pub enum VcpuError {
 /// What a vCPU starts with.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
+    /// `rsi`, and KVM's number of it.
+    pub number: u64,
     /// Privilege level.
     pub ring: Ring,
     /// First instruction.
@@ -126,6 +128,8 @@ pub struct Start {
 /// The registers that reports show.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Registers {
+    /// Whose.
+    pub vcpu: u64,
     /// General registers, RIP and RFLAGS.
     pub general: kvm_regs,
     /// The code segment's selector.
@@ -140,6 +144,7 @@ pub struct Registers {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    number: u64,
     kick: Option<Arc<Kick>>,
 }
 
@@ -152,12 +157,12 @@ impl Drop for Vcpu {
 }
 
 impl Vcpu {
-    /// Creates vCPU 0 and puts it into its final mode.
+    /// Creates a vCPU and puts it into its final mode.
     ///
     /// # Errors
     /// [`VcpuError`] names what KVM refuses.
     pub fn new(host: &Host, vm: &VmFd, start: &Start) -> Result<Self, VcpuError> {
-        let fd = vm.create_vcpu(0).map_err(VcpuError::Create)?;
+        let fd = vm.create_vcpu(start.number).map_err(VcpuError::Create)?;
         let state = |state| move |source| VcpuError::State { state, source };
         debug_assert!(host.cpuid().as_slice().len() <= KVM_MAX_CPUID_ENTRIES);
         fd.set_cpuid2(host.cpuid()).map_err(state("CPUID"))?;
@@ -175,11 +180,12 @@ impl Vcpu {
             rip: start.entry.get(),
             rsp: start.stack_top.get(),
             rdi: start.boot.get(),
+            rsi: start.number,
             rflags: RFLAGS,
             ..Default::default()
         })
         .map_err(state("registers"))?;
-        Ok(Self { fd, kick: None })
+        Ok(Self { fd, number: start.number, kick: None })
     }
 
     /// Runs the guest until something happens, on a thread that is in the [jail](crate::jail).
@@ -261,6 +267,7 @@ impl Vcpu {
     pub fn registers(&self) -> Registers {
         let special = self.fd.get_sregs().unwrap_or_default();
         Registers {
+            vcpu: self.number,
             general: self.fd.get_regs().unwrap_or_default(),
             cs: special.cs.selector,
             cr3: special.cr3,
@@ -279,6 +286,12 @@ impl Vcpu {
     #[must_use]
     pub fn tsc_hz(&self) -> u64 {
         self.fd.get_tsc_khz().map_or(0, |khz| u64::from(khz) * 1000)
+    }
+
+    /// From 0 on.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
     }
 
     /// For KVM's statistics.

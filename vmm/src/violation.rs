@@ -87,11 +87,19 @@ impl fmt::Display for Violation {
             Some(Owner::Guest) => ", which is its own: the host couldn't back it",
             None => "",
         })?;
-        write!(f, "\n  at rip {}", self.rip)?;
+        write!(f, "\n  at rip {}{}", self.rip, self.registers.on())?;
         if let Some(instruction) = &self.instruction {
             write!(f, ": {instruction}")?;
         }
         write!(f, "\n{}", self.registers)
+    }
+}
+
+impl Registers {
+    /// On which vCPU, if there is more than one to think of.
+    #[must_use]
+    pub fn on(&self) -> String {
+        if self.vcpu == 0 { String::new() } else { format!(" on vCPU {}", self.vcpu) }
     }
 }
 

@@ -27,6 +27,7 @@ mod boot;
 mod config;
 mod error;
 mod machine;
+mod runner;
 
 use std::io::Write;
 use std::ops::Range;
@@ -38,7 +39,7 @@ use umpa_abi::Wire;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_abi::boot::BootInfo;
 use umpa_abi::call::ExitCode;
-use umpa_abi::layout::{FRAMES_GPA, STACK_BYTES};
+use umpa_abi::layout::{self, FRAMES_GPA, STACK_BYTES};
 use umpa_abi::record::Record;
 
 use crate::block::Device;
@@ -47,17 +48,18 @@ use crate::host::Host;
 use crate::jail::Role;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
-use crate::signals::{Deadline, Stopper, Watch};
+use crate::signals::{Deadline, Kick, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
-use crate::system::{BOOT_GVA, STACK_GVA, SystemLayout};
+use crate::system::{BOOT_GVA, SystemLayout};
 use crate::tables;
 use crate::traps;
 use crate::upcall::{Asker, Requests};
 use crate::vcpu::{Start, Vcpu};
 use boot::{boot_info, pack_args};
-use machine::{Machine, Runner, Turn};
+use machine::{Machine, Shared, State, Turn};
+use runner::Runners;
 
-pub use config::{MEMORY_DEFAULT_BYTES, VmConfig};
+pub use config::{MEMORY_DEFAULT_BYTES, VCPUS_MAX, VmConfig};
 pub use error::VmError;
 
 /// Why [`Vm::run`] came back.
@@ -77,14 +79,18 @@ pub enum Event {
 pub struct Vm {
     // Dropped in this order: what may still look at the guest, then the guest.
     _watch: Watch,
-    runner: Runner,
-    /// Here but for while it runs. `None` if the thread that ran it has panicked.
-    machine: Option<Box<Machine>>,
+    runners: Runners,
+    vm_stats: Option<KvmStats>,
+    shared: Arc<Shared>,
+    /// Here but for while it runs. After the memory: what the ledger draws on counts as free then.
+    state: Option<Box<State>>,
     asker: Asker,
     console: Console,
     timeout: Duration,
     cpu_time: Duration,
     output_limit_bytes: u64,
+    /// The vCPU whose pause is answered next.
+    paused: u64,
     has_ended: bool,
 }
 
@@ -102,6 +108,10 @@ impl Vm {
     /// # Errors
     /// [`VmError`] says which part couldn't be had, and its source why.
     pub fn new(host: &Host, config: VmConfig) -> Result<Self, VmError> {
+        let vcpus = config.vcpus;
+        if !(1..=VCPUS_MAX).contains(&vcpus) {
+            return Err(VmError::Vcpus { vcpus });
+        }
         let deadline = Deadline {
             at: config.timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             cpu_time: config.cpu_time,
@@ -113,29 +123,32 @@ impl Vm {
             Some(share) => ledger.drawing_on(share),
             None => ledger,
         };
-        let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes)?;
+        let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes, vcpus)?;
         let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
         let header = config.image.load(&ram)?;
-        let traps = traps::fill(&ram, &header)?;
         let tables = tables::build(&ram, &system, &header, config.ring, host.pages_1g())?;
 
         let jail = config.jail;
         let requests = Arc::new(Requests::new(&ram, system.requests.gpa, config.on_unanswered, jail)?);
         let vm = host.kvm().create_vm().map_err(VmError::Create)?;
         ram.register(&vm)?;
-        let start = Start {
-            ring: config.ring,
-            entry: header.entry(),
-            stack_top: Gva::new(STACK_GVA.get() + STACK_BYTES),
-            boot: BOOT_GVA,
-            root: tables.root,
-            syscall: Gva::new(header.syscall),
-            traps,
-        };
-        let mut vcpu = Vcpu::new(host, &vm, &start)?;
-        vcpu.kicked_by(Arc::clone(requests.kick()));
-        let boot = boot_info(host, &system, tables, &config, args, vcpu.tsc_hz());
+        let mut made = Vec::new();
+        for number in 0..vcpus {
+            let start = Start {
+                number,
+                ring: config.ring,
+                entry: header.entry(),
+                stack_top: Gva::new(layout::stack(number).get() + STACK_BYTES),
+                boot: BOOT_GVA,
+                root: tables.root,
+                syscall: Gva::new(header.syscall),
+                traps: traps::fill(&ram, &system, &header, number)?,
+            };
+            made.push(Vcpu::new(host, &vm, &start)?);
+        }
+        let tsc_hz = made.first().map_or(0, Vcpu::tsc_hz);
+        let boot = boot_info(host, &system, tables, &config, args, tsc_hz);
         let mut bytes = [0; BootInfo::SIZE_BYTES];
         // The buffer has the size that encoding needs.
         let _ = boot.encode(&mut bytes);
@@ -143,41 +156,49 @@ impl Vm {
         let block =
             config.page_file.map(|file| Device::new(&ram, system.block_queue.gpa, file, jail)).transpose()?;
         let files = block.as_ref().map(Device::files).unwrap_or_default();
-        let runner = Runner::start(jail, Role::Vcpu { vcpu: vcpu.fd().as_raw_fd(), files })?;
+        let mut threads: Vec<i32> = block.iter().flat_map(Device::threads).collect();
 
         let stopper = Stopper::default();
-        let mut threads = vec![runner.thread_id()];
-        threads.extend(block.iter().flat_map(Device::threads));
-        let watch = Watch::start(&stopper, deadline, threads, jail)?;
         let asker = requests.asker();
-        let machine = Machine {
-            vcpu_stats: KvmStats::open(vcpu.fd()).ok(),
-            vm_stats: KvmStats::open(&vm).ok(),
-            vcpu,
-            _vm: vm,
-            block,
-            ram,
+        let state = State {
             ledger,
-            server: Server::new(system.call_area.gpa, config.output_limit_bytes, Arc::clone(&requests)),
-            requests,
-            exits: Exits::default(),
-            stopper,
+            server: Server::new(system.call_areas.gpa, config.output_limit_bytes, Arc::clone(&requests)),
         };
+        let shared = Arc::new(Shared::new(requests, vm, block, ram, stopper));
+        let mut runners = Runners::new(Arc::clone(&shared));
+        for mut vcpu in made {
+            // Requests kick the first one.
+            let kick = match vcpu.number() {
+                0 => Arc::clone(shared.requests.kick()),
+                _ => Arc::new(Kick::new()?),
+            };
+            vcpu.kicked_by(Arc::clone(&kick));
+            let role =
+                Role::Vcpu { vcpu: vcpu.fd().as_raw_fd(), number: vcpu.number(), files: files.clone() };
+            let vcpu_stats = KvmStats::open(vcpu.fd()).ok();
+            let shared = Arc::clone(&shared);
+            runners.add(jail, role, Machine { vcpu, vcpu_stats, exits: Exits::default(), kick, shared })?;
+        }
+        threads.extend(runners.thread_ids());
+        let watch = Watch::start(&shared.stopper, deadline, threads, jail)?;
         Ok(Self {
             _watch: watch,
-            runner,
-            machine: Some(Box::new(machine)),
+            runners,
+            state: Some(Box::new(state)),
+            vm_stats: KvmStats::open(&shared.vm).ok(),
+            shared,
             asker,
             console: Console(config.console),
             timeout: config.timeout.unwrap_or_default(),
             cpu_time: config.cpu_time.unwrap_or_default(),
             output_limit_bytes: config.output_limit_bytes,
+            paused: 0,
             has_ended: false,
         })
     }
 
-    /// Runs the guest on its own thread until it pauses or ends. Meanwhile this thread waits, and writes to
-    /// the console.
+    /// Runs the guest on its own threads until a vCPU pauses or ends; then none runs. Meanwhile this thread
+    /// waits, and writes to the console.
     ///
     /// # Errors
     /// [`VmError`]: the guest has not ended well, and can't be run again.
@@ -185,22 +206,26 @@ impl Vm {
         if self.has_ended {
             return Err(VmError::Ended);
         }
+        self.shared.replace(self.state.take());
         let event = self.run_on();
+        self.runners.stop();
+        self.state = self.shared.replace(None);
         self.has_ended = !matches!(event, Ok(Event::Paused { .. }));
-        if let (true, Some(machine)) = (self.has_ended, &self.machine) {
-            machine.requests.end();
+        if self.has_ended {
+            self.shared.requests.end();
         }
         event
     }
 
     fn run_on(&mut self) -> Result<Event, VmError> {
         loop {
-            let machine = self.machine.take().ok_or(VmError::Panicked)?;
-            let (machine, turn) = self.runner.run(machine).ok_or(VmError::Panicked)?;
-            self.machine = Some(machine);
+            let (vcpu, turn) = self.runners.run();
             match turn? {
                 Turn::Text(text) => self.print(&text)?,
-                Turn::Paused { tag } => return Ok(Event::Paused { tag }),
+                Turn::Paused { tag } => {
+                    self.paused = vcpu as u64;
+                    return Ok(Event::Paused { tag });
+                }
                 Turn::Exited(code) => return Ok(Event::Exited(code)),
                 Turn::TimedOut { rip } => return Err(VmError::TimedOut { timeout: self.timeout, rip }),
                 Turn::CpuTimeUsed { rip } => {
@@ -209,6 +234,7 @@ impl Vm {
                 Turn::OutputLimit => {
                     return Err(VmError::OutputLimit { limit_bytes: self.output_limit_bytes });
                 }
+                Turn::Stopped => {}
             }
         }
     }
@@ -217,11 +243,6 @@ impl Vm {
         let Console(console) = &mut self.console;
         let written = console.write_all(text.as_bytes()).and_then(|()| console.flush());
         written.map_err(|source| VmError::Call(CallError::Console(source)))
-    }
-
-    /// The guest, while it isn't running.
-    fn machine(&self) -> Result<&Machine, VmError> {
-        self.machine.as_deref().ok_or(VmError::Panicked)
     }
 
     /// Asks this guest for frames, from any thread, while it runs or at a pause.
@@ -235,39 +256,44 @@ impl Vm {
     /// # Errors
     /// [`VmError::Call`].
     pub fn resume(&mut self, answer: u64) -> Result<(), VmError> {
-        let machine = self.machine()?;
-        Ok(machine.server.resume(&machine.ram, answer)?)
+        let state = self.state.as_ref().ok_or(VmError::Panicked)?;
+        Ok(state.server.resume(self.paused, &self.shared.ram, answer)?)
     }
 
     /// What the guest has reported so far.
     #[must_use]
     pub fn records(&self) -> &[Record] {
-        self.machine.as_ref().map_or(&[], |machine| machine.server.records())
+        self.state.as_ref().map_or(&[], |state| state.server.records())
     }
 
-    /// What was counted so far.
+    /// What was counted so far, by all vCPUs together.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let read = |stats: &Option<KvmStats>| stats.as_ref().map(KvmStats::read).unwrap_or_default();
-        let Some(machine) = &self.machine else { return Counters::default() };
-        Counters {
-            exits: machine.exits.clone(),
-            calls: machine.server.calls(),
-            block: machine.block.as_ref().map(Device::counts),
-            kvm_vcpu: read(&machine.vcpu_stats),
-            kvm_vm: read(&machine.vm_stats),
+        let mut counters = Counters {
+            calls: self.state.as_ref().map(|state| state.server.calls()).unwrap_or_default(),
+            block: self.shared.block.as_ref().map(Device::counts),
+            kvm_vm: read(&self.vm_stats),
+            ..Counters::default()
+        };
+        for machine in self.runners.at_home() {
+            counters.exits.add(&machine.exits);
+            for (name, value) in read(&machine.vcpu_stats) {
+                *counters.kvm_vcpu.entry(name).or_default() += value;
+            }
         }
+        counters
     }
 
     /// Frames that the guest has now.
     #[must_use]
     pub fn granted_frames(&self) -> u64 {
-        self.machine.as_ref().map_or(0, |machine| machine.ledger.granted_frames())
+        self.state.as_ref().map_or(0, |state| state.ledger.granted_frames())
     }
 
     /// Where the guest's memory lies in this process.
     #[must_use]
     pub fn host_ranges(&self) -> [Range<usize>; 2] {
-        self.machine.as_ref().map_or([0..0, 0..0], |machine| machine.ram.host_ranges())
+        self.shared.ram.host_ranges()
     }
 }

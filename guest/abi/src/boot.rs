@@ -1,6 +1,7 @@
 //! What the VMM tells a guest when it starts: one page, read-only for the guest.
 
 use crate::addr::{Frame, Gpa, Gva};
+use crate::layout::PROCESSORS_MAX;
 use crate::wire::wire_struct;
 use crate::{ABI_VERSION, DecodeError};
 
@@ -102,9 +103,9 @@ wire_struct! {
         pub frames_first: u64,
         /// Frames that can be granted at most. None is granted at the start.
         pub frames_max: u64,
-        /// [`Gva`] of the call area.
+        /// [`Gva`] of the call areas: one for each processor, one behind the other.
         pub call_area: u64,
-        /// Its bytes.
+        /// Bytes of one.
         pub call_area_bytes: u64,
         /// [`Gva`] of the request page ([`upcall`](crate::upcall)), which the guest only reads.
         pub requests: u64,
@@ -118,8 +119,8 @@ wire_struct! {
         pub block_slots: u64,
         /// Bytes of `args` in use.
         pub args_bytes: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Processors that the guest has, from 1 to [`PROCESSORS_MAX`]. They start together, in the same mode.
+        pub processors: u32,
         /// The workload's name and arguments, each ended by a zero byte.
         pub args: [u8; ARGS_BYTES],
     }
@@ -139,6 +140,9 @@ impl BootInfo {
         }
         if self.ring != 0 && self.ring != 3 {
             return value("ring", self.ring.into());
+        }
+        if self.processors == 0 || u64::from(self.processors) > PROCESSORS_MAX {
+            return value("processors", self.processors.into());
         }
         if self.args_bytes as usize > ARGS_BYTES {
             return value("args_bytes", self.args_bytes.into());

@@ -1,10 +1,13 @@
 //! Hypercalls: one request at a time through the call area.
 //!
-//! The guest writes a [`CallHeader`] and its payload into the call area and executes
+//! A processor writes a [`CallHeader`] and its payload into its call area and executes
 //! `out CALL_PORT, eax` (allowed at CPL 3 by the TSS's I/O permission bitmap, SDM vol. 1, 19.5.2; IOPL 3
 //! alone isn't enough: kvm-pvm runs CPL 3 with IOPL 0). The VMM copies header and payload in, checks
 //! them, acts, and copies header and reply out before the instruction is completed. What the guest
-//! changes meanwhile (another vCPU, later) has no effect: the VMM never reads twice.
+//! changes meanwhile (another processor) has no effect: the VMM never reads twice.
+//!
+//! Each processor has a call area of its own, one behind the other. The VMM serves one call after the other.
+//! While one processor waits in [`Op::Pause`] none runs; [`Op::Exit`] is the end of all.
 //!
 //! | op | payload in | reply |
 //! | --- | --- | --- |

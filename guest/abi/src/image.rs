@@ -14,17 +14,19 @@
 //! Each bound is a multiple of 4 KiB.
 
 use crate::addr::{Gva, PAGE_BYTES};
-use crate::layout::{IMAGE_GVA, IMAGE_MAX_BYTES};
+use crate::layout::{IMAGE_GVA, IMAGE_MAX_BYTES, PROCESSORS_MAX};
 use crate::wire::wire_struct;
 use crate::{ABI_VERSION, DecodeError};
 
 /// `"umpaimg\0"`.
 pub const IMAGE_MAGIC: u64 = u64::from_le_bytes(*b"umpaimg\0");
 
-/// Vectors that have a stub: the 32 exceptions and 32 interrupts.
+/// Vectors that have a stub, on each processor: the 32 exceptions and 32 interrupts.
 pub const TRAP_VECTORS: u64 = 64;
 /// Distance of two stubs.
 pub const TRAP_STUB_BYTES: u64 = 16;
+/// All stubs of one processor.
+pub const TRAP_STUBS_BYTES: u64 = TRAP_VECTORS * TRAP_STUB_BYTES;
 /// The trap tables: a page for the IDT, a page for GDT and TSS.
 pub const TRAP_TABLES_BYTES: u64 = 2 * PAGE_BYTES;
 
@@ -37,7 +39,8 @@ wire_struct! {
         pub version: u32,
         /// Zero.
         pub reserved: u32,
-        /// First instruction. `rdi` = [`Gva`] of the boot info, `rsp` = top of the stack, 16-aligned.
+        /// First instruction of every processor. `rdi` = [`Gva`] of the boot info, `rsi` = the processor's
+        /// number, `rsp` = top of its [stack](crate::layout::stack), 16-aligned.
         pub entry: u64,
         /// End of the code.
         pub text_end: u64,
@@ -49,13 +52,15 @@ wire_struct! {
         pub trap_text_end: u64,
         /// End of the image, its zeroed part included.
         pub end: u64,
-        /// First of [`TRAP_VECTORS`] stubs, [`TRAP_STUB_BYTES`] apart, one for each vector.
+        /// First of [`TRAP_VECTORS`] stubs for each of [`PROCESSORS_MAX`] processors, [`TRAP_STUB_BYTES`]
+        /// apart, one for each vector, processor 0's first.
         pub trap_stubs: u64,
-        /// [`TRAP_TABLES_BYTES`] of zeroed, CPL 0 memory, which the VMM fills with IDT, GDT and TSS. Gate
+        /// [`TRAP_TABLES_BYTES`] of zeroed, CPL 0 memory, which the VMM fills with processor 0's IDT, GDT and
+        /// TSS; those of others, and their trap stacks, are at [`TRAPS_GVA`](crate::layout::TRAPS_GVA). Gate
         /// 3 (`int3`, the flush gate) has DPL 3; the TSS has an I/O permission bitmap that allows
         /// [`CALL_PORT`](crate::call::CALL_PORT) and [`BLOCK_PORT`](crate::block::BLOCK_PORT).
         pub trap_tables: u64,
-        /// Top of the stack that every trap switches to (rsp0 and IST 1).
+        /// Top of the stack that every trap of processor 0 switches to (rsp0 and IST 1).
         pub trap_stack_top: u64,
         /// The stub for `syscall` (LSTAR); CPL 3 may execute it.
         pub syscall: u64,
@@ -91,7 +96,7 @@ impl ImageHeader {
         if !(IMAGE_GVA.get()..self.text_end).contains(&self.syscall) {
             return value("syscall", self.syscall);
         }
-        let stubs_end = self.trap_stubs.saturating_add(TRAP_VECTORS * TRAP_STUB_BYTES);
+        let stubs_end = self.trap_stubs.saturating_add(PROCESSORS_MAX * TRAP_STUBS_BYTES);
         if self.trap_stubs < self.data_end || stubs_end > self.trap_text_end {
             return value("trap_stubs", self.trap_stubs);
         }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0                       nothing (an access is a violation)
-//! SYSTEM_GPA   2 MiB      image | boot info | request page | call area | block queue | stacks | bookkeeping | table arena
+//! SYSTEM_GPA   2 MiB      image | boot info | request page | call areas | block queue | stacks | traps | bookkeeping | table arena
 //! FRAMES_GPA   4 GiB      frames that can be granted: [FRAMES_GPA, FRAMES_GPA + memory)
 //! ```
 //!
@@ -15,10 +15,10 @@
 //! BLOCKS_GVA   0x5000_0000_0000   32 TiB: windows that umpa reserves
 //! DIRECT_GVA   0x7000_0000_0000    8 TiB: Gva = DIRECT_GVA + Gpa, for bookkeeping, table arena, frames
 //! IMAGE_GVA    0x7800_0000_0000    4 GiB: the guest image, 4 KiB leaves by segment
-//! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, request page, call area, block queue, stacks
+//! SYSTEM_GVA   0x7900_0000_0000    1 GiB: boot info, request page, call areas, block queue, stacks, traps
 //! ```
 
-use crate::addr::{Gpa, Gva, PageSize};
+use crate::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 
 /// Start of the system slot.
 pub const SYSTEM_GPA: Gpa = Gpa::new(2 << 20);
@@ -43,13 +43,24 @@ pub const DIRECT_GVA: Gva = Gva::new(0x7000_0000_0000);
 pub const IMAGE_GVA: Gva = Gva::new(0x7800_0000_0000);
 /// Most bytes of an image.
 pub const IMAGE_MAX_BYTES: u64 = 16 << 20;
-/// Boot info, request page, call area, block queue and stacks.
+/// Boot info, request page, call areas, block queue, stacks, and what traps of processors 1 and up need.
 pub const SYSTEM_GVA: Gva = Gva::new(0x7900_0000_0000);
 
-/// The call area's size: one header and its payload.
+/// Most processors of a guest.
+pub const PROCESSORS_MAX: u64 = 4;
+/// A call area's size: one header and its payload.
 pub const CALL_AREA_BYTES: u64 = 64 << 10;
-/// The first stack's size (the workload's); an unmapped page lies below it.
+/// A stack's size; unmapped pages lie around it.
 pub const STACK_BYTES: u64 = 256 << 10;
+/// Stack of processor 0, the workload's; those of others follow, [`STACK_STRIDE_BYTES`] apart.
+pub const STACKS_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (1 << 20));
+/// From one stack to the next.
+pub const STACK_STRIDE_BYTES: u64 = 2 * STACK_BYTES;
+/// Trap tables and trap stack of processor 1; those of others follow, [`TRAPS_BYTES`] and an unmapped page
+/// apart. Those of processor 0 are in its image.
+pub const TRAPS_GVA: Gva = Gva::new(SYSTEM_GVA.get() + (16 << 20));
+/// Bytes of trap tables (two pages) and trap stack (one page) of a processor.
+pub const TRAPS_BYTES: u64 = 3 * PAGE_BYTES;
 
 /// Frames of the table arena for a guest with `frames` frames: enough to map each of them by 4 KiB
 /// leaves from leaf tables that are half full, a tenth of that for what is above and beside the leaf
@@ -68,6 +79,18 @@ pub const fn bookkeeping_bytes(frames: u64, table_frames: u64) -> u64 {
     frames * 8 + table_frames * 4
 }
 
+/// Where the stack of a processor is.
+#[must_use]
+pub const fn stack(processor: u64) -> Gva {
+    Gva::new(STACKS_GVA.get() + processor * STACK_STRIDE_BYTES)
+}
+
+/// Where the trap tables and trap stack of a processor are; not those of processor 0.
+#[must_use]
+pub const fn traps(processor: u64) -> Gva {
+    Gva::new(TRAPS_GVA.get() + (processor - 1) * (TRAPS_BYTES + PAGE_BYTES))
+}
+
 /// The view of a guest-physical address in the direct map.
 #[must_use]
 pub const fn direct(gpa: Gpa) -> Gva {
@@ -82,3 +105,4 @@ const _: () = assert!(PROGRAM_GVA.get() + PROGRAM_BYTES == BLOCKS_GVA.get());
 const _: () = assert!(BLOCKS_GVA.get() + BLOCKS_BYTES == DIRECT_GVA.get());
 const _: () = assert!(DIRECT_GVA.get() + FRAMES_GPA.get() + FRAMES_MAX_BYTES <= IMAGE_GVA.get());
 const _: () = assert!(SYSTEM_GVA.is_canonical());
+const _: () = assert!(stack(PROCESSORS_MAX).get() <= TRAPS_GVA.get());

@@ -11,6 +11,9 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 
 use umpa_abi::addr::Gva;
+use umpa_abi::layout::PROCESSORS_MAX;
+
+use crate::processors;
 
 /// Registers before and after.
 #[repr(C)]
@@ -58,18 +61,24 @@ pub(super) struct Record {
 #[repr(transparent)]
 pub(super) struct Shared(UnsafeCell<Record>);
 
-// SAFETY: one vCPU runs an image; the stub writes while `enter` runs only, which has no reference to it.
+// SAFETY: each processor has its own; its stub writes while its `enter` runs only, which has no reference to it.
 unsafe impl Sync for Shared {}
 
-pub(super) static RECORD: Shared = Shared(UnsafeCell::new(Record {
-    resume: 0,
-    rsp: 0,
-    vector: NONE,
-    error: 0,
-    rip: 0,
-    cr2: 0,
-    registers: Registers { rax: 0, rbx: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0 },
-}));
+/// By processor.
+pub(super) static RECORDS: [Shared; PROCESSORS_MAX as usize] = [const {
+    Shared(UnsafeCell::new(Record {
+        resume: 0,
+        rsp: 0,
+        vector: NONE,
+        error: 0,
+        rip: 0,
+        cr2: 0,
+        registers: Registers { rax: 0, rbx: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0 },
+    }))
+}; _];
+
+/// From one processor's to the next one's.
+pub(super) const RECORD_BYTES: usize = size_of::<Record>();
 
 #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "only trap.s uses some of them"))]
 pub(super) mod offset {
@@ -93,13 +102,16 @@ pub(super) mod offset {
 /// # Safety
 /// Whatever the code does is the caller's affair; if it returns, the stack is as it was.
 pub unsafe fn run(code: Gva, registers: &mut Registers) -> Result<(), Raised> {
-    // SAFETY: nothing is run, so nobody else looks at the record.
-    unsafe { (*RECORD.0.get()).registers = *registers };
+    let processor = processors::current();
+    let shared = &RECORDS[processor];
+    let enter = ENTRIES[processor];
+    // SAFETY: nothing is run on this processor, so nobody else looks at its record.
+    unsafe { (*shared.0.get()).registers = *registers };
     // SAFETY: `enter` follows the calling convention if the code keeps its promise; after an exception it
     // has its own stack pointer back.
     unsafe { enter(code.get()) };
     // SAFETY: as above; nothing is run any more.
-    let record = unsafe { &*RECORD.0.get() };
+    let record = unsafe { &*shared.0.get() };
     *registers = record.registers;
     let Record { vector, error, rip, cr2, .. } = *record;
     if vector == NONE {
@@ -108,8 +120,12 @@ pub unsafe fn run(code: Gva, registers: &mut Registers) -> Result<(), Raised> {
     Err(Raised { vector, error, rip: Gva::new(rip), address: Gva::new(cr2) })
 }
 
+/// By processor.
+static ENTRIES: [unsafe extern "sysv64" fn(u64); PROCESSORS_MAX as usize] =
+    [enter::<0>, enter::<1>, enter::<2>, enter::<3>];
+
 #[unsafe(naked)]
-unsafe extern "sysv64" fn enter(code: u64) {
+unsafe extern "sysv64" fn enter<const PROCESSOR: usize>(code: u64) {
     core::arch::naked_asm!(
         "push rbx",
         "push rbp",
@@ -147,11 +163,11 @@ unsafe extern "sysv64" fn enter(code: u64) {
         "pop rbp",
         "pop rbx",
         "ret",
-        record = sym RECORD,
-        rsp = const offset::RSP,
-        vector = const offset::VECTOR,
-        registers = const offset::REGISTERS,
-        resume = const offset::RESUME,
+        record = sym RECORDS,
+        rsp = const PROCESSOR * RECORD_BYTES + offset::RSP,
+        vector = const PROCESSOR * RECORD_BYTES + offset::VECTOR,
+        registers = const PROCESSOR * RECORD_BYTES + offset::REGISTERS,
+        resume = const PROCESSOR * RECORD_BYTES + offset::RESUME,
     )
 }
 

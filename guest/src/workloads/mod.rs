@@ -34,6 +34,7 @@ mod moves_times;
 mod n1527;
 mod n1527_times;
 mod pagefile;
+mod processors;
 mod promote;
 mod real_frames;
 mod realloc;
@@ -225,6 +226,11 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
+    Workload {
+        name: "processors",
+        description: "[all|pauses|violation|given-back|exception|… [steps]] functions on further vCPUs (--vcpus)",
+        run: processors::run,
+    },
     Workload {
         name: "promote",
         description: "[units [words]] small leaves become large ones and back, in place, every word read back",

@@ -97,12 +97,16 @@ impl Device {
         self.shared.files()
     }
 
-    /// Does what the guest wrote to the port: looks at the queue, and waits a while if asked to.
-    pub fn serve(&self, command: u32, ledger: &mut Ledger) {
-        if command & WAIT == 0 {
-            self.shared.kick(ledger);
-        } else {
-            self.shared.kick_and_wait(ledger, command as u16, WAIT_MAX);
+    /// Does the part of what the guest wrote to the port that needs the ledger: looks at the queue. The rest
+    /// is [`wait`](Self::wait).
+    pub fn look(&self, command: u32, ledger: &mut Ledger) {
+        self.shared.kick(ledger, command & WAIT == 0);
+    }
+
+    /// Waits a while if the guest has asked for that.
+    pub fn wait(&self, command: u32) {
+        if command & WAIT != 0 {
+            self.shared.wait(command as u16, WAIT_MAX);
         }
     }
 

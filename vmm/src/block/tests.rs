@@ -177,14 +177,20 @@ impl Guest {
         u16::from_le_bytes(index)
     }
 
+    /// What a vCPU does with a command.
+    fn serve(&mut self, command: u32) {
+        self.device.look(command, &mut self.ledger);
+        self.device.wait(command);
+    }
+
     fn kick(&mut self) {
-        self.device.serve(KICK, &mut self.ledger);
+        self.serve(KICK);
     }
 
     /// Waits, as a guest does, until so many are used.
     fn wait(&mut self, used: u16) {
         while self.used() != used {
-            self.device.serve(WAIT | u32::from(self.used()), &mut self.ledger);
+            self.serve(WAIT | u32::from(self.used()));
         }
     }
 
@@ -279,7 +285,7 @@ fn the_guest_goes_on_while_the_storage_works_and_waits_for_a_while_only() {
     storage.wait_begun(3);
     assert_eq!(guest.used(), 0);
     let begin = Instant::now();
-    guest.device.serve(WAIT, &mut guest.ledger);
+    guest.serve(WAIT);
     assert!(begin.elapsed() >= WAIT_MAX && begin.elapsed() < Duration::from_secs(5));
     storage.open();
     guest.wait(10);
@@ -287,7 +293,7 @@ fn the_guest_goes_on_while_the_storage_works_and_waits_for_a_while_only() {
     let begin = Instant::now();
     for seen in [10, 9] {
         for _ in 0..20 {
-            guest.device.serve(WAIT | seen, &mut guest.ledger);
+            guest.serve(WAIT | seen);
         }
     }
     assert!(begin.elapsed() < 30 * WAIT_MAX);
@@ -309,7 +315,7 @@ fn a_guest_that_waits_is_answered_at_once_where_that_is_possible() {
     guest.kick();
     storage.wait_begun(1);
     guest.offer(READ, 3);
-    guest.device.serve(WAIT, &mut guest.ledger);
+    guest.serve(WAIT);
     assert_eq!((guest.used(), guest.status(3), guest.content(3)), (1, STATUS_OK, [0xaa; 4096]));
     assert_eq!([3, 0].map(|index| guest.give(index)), [Shortfall::None, Shortfall::NotYours]);
     // Half a slot is none, and a write is never done so.
@@ -317,7 +323,7 @@ fn a_guest_that_waits_is_answered_at_once_where_that_is_possible() {
     guest.offer(READ, 4);
     guest.offer(WRITE, 5);
     for _ in 0..2 {
-        guest.device.serve(WAIT | 1, &mut guest.ledger);
+        guest.serve(WAIT | 1);
     }
     assert_eq!((guest.used(), guest.status(4), guest.status(5)), (1, 0xff, 0xff));
     storage.open();

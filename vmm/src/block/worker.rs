@@ -67,18 +67,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what the guest offers, for the workers.
-    pub(super) fn kick(&self, ledger: &mut Ledger) {
+    /// Takes what the guest offers, for the workers; wakes them, unless [`wait`](Self::wait) comes next.
+    pub(super) fn kick(&self, ledger: &mut Ledger, wakes: bool) {
         let state = self.take(ledger);
-        self.wake_workers(state);
+        if wakes {
+            self.wake_workers(state);
+        }
     }
 
-    /// The same, then waits until the used index isn't `seen`, nothing is in flight, or `patience` is over.
+    /// Waits until the used index isn't `seen`, nothing is in flight, or `patience` is over.
     ///
     /// The oldest request, if it is a read of what the host has in memory, is done on this thread: it would
     /// only sleep meanwhile, and two changes of threads cost more than the read.
-    pub(super) fn kick_and_wait(&self, ledger: &mut Ledger, seen: u16, patience: Duration) {
-        let mut state = self.take(ledger);
+    pub(super) fn wait(&self, seen: u16, patience: Duration) {
+        let mut state = self.lock();
         state.counts.waits += 1;
         let is_waiting = |state: &mut State| state.ring.used_index() == seen && state.ring.in_flight() > 0;
         let oldest = if is_waiting(&mut state) { state.pending.pop_front() } else { None };

@@ -49,7 +49,7 @@ impl Guest {
         header.encode(&mut bytes).unwrap();
         bytes.extend_from_slice(payload);
         self.ram.write(SYSTEM_GPA, &bytes).unwrap();
-        self.server.serve(&self.ram, &mut self.ledger)
+        self.server.serve(0, &self.ram, &mut self.ledger)
     }
 
     fn reply(&self) -> (Status, Vec<u8>) {
@@ -171,7 +171,7 @@ fn frames_are_exchanged() {
 fn a_pause_is_answered_by_the_driver() {
     let mut guest = Guest::new();
     assert_eq!(guest.raw(Op::Pause as u32, 0, 5, &[]).unwrap(), Served::Paused { tag: 5 });
-    guest.server.resume(&guest.ram, 42).unwrap();
+    guest.server.resume(0, &guest.ram, 42).unwrap();
     let mut bytes = [0; HEADER];
     guest.ram.read(SYSTEM_GPA, &mut bytes).unwrap();
     assert_eq!(CallHeader::decode(&bytes).unwrap().args[0], 42);

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Privilege level of the workload.
     #[arg(long, value_enum, default_value_t = RingArg::Three)]
     ring: RingArg,
+    /// vCPUs of the guest, up to 4; the workload begins on the first.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u64,
     /// Memory that the guest can be granted.
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "64M")]
     mem: u64,
@@ -109,6 +112,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let host = Host::open()?;
     let mut config = VmConfig::new(image, &args.workload);
     config.memory_bytes = args.mem;
+    config.vcpus = args.vcpus;
     config.timeout = args.timeout;
     config.cpu_time = args.cpu_time;
     config.output_limit_bytes = args.output_limit;

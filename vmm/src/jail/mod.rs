@@ -12,7 +12,7 @@
 //!
 //! | thread | role | faces the guest |
 //! | --- | --- | --- |
-//! | the vCPU's | [`Role::Vcpu`] | runs it, serves its hypercalls |
+//! | a vCPU's | [`Role::Vcpu`] | runs it, serves its hypercalls |
 //! | block workers | [`Role::Block`] | move bytes between its frames and the page file |
 //! | watchdog, deadlines | [`Role::Watch`] | no: they stop it |
 //! | `main` of `vmm run` | [`Role::Command`] | prints what it says |
@@ -136,6 +136,8 @@ pub enum Role {
     Vcpu {
         /// The vCPU.
         vcpu: RawFd,
+        /// Its number.
+        number: u64,
         /// Of the page file, read from without waiting.
         files: Vec<RawFd>,
     },
@@ -157,7 +159,10 @@ impl Role {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Vcpu { .. } => "vcpu",
+            Self::Vcpu { number: 0, .. } => "vcpu",
+            Self::Vcpu { number: 1, .. } => "vcpu1",
+            Self::Vcpu { number: 2, .. } => "vcpu2",
+            Self::Vcpu { .. } => "vcpu3",
             Self::Block { .. } => "block",
             Self::Watch => "watch",
             Self::Command => "main",

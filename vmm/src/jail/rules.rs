@@ -99,7 +99,7 @@ fn pid() -> u64 {
 pub fn allowed(role: &Role) -> Vec<Rule> {
     let mut rules = runtime();
     match role {
-        Role::Vcpu { vcpu, files } => {
+        Role::Vcpu { vcpu, files, .. } => {
             rules.extend(memory_of_the_guest());
             rules.extend(of_the_vcpu(*vcpu, files));
         }

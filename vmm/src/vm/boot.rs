@@ -3,7 +3,7 @@
 use umpa_abi::ABI_VERSION;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::boot::{ARGS_BYTES, BOOT_MAGIC, BootInfo, MmuMode, feature};
-use umpa_abi::layout::{FRAMES_GPA, direct};
+use umpa_abi::layout::{CALL_AREA_BYTES, FRAMES_GPA, direct};
 
 use super::{VmConfig, VmError};
 use crate::host::Host;
@@ -38,13 +38,13 @@ pub(super) fn boot_info(
         frames_max: config.memory_bytes / PAGE_BYTES,
         requests: REQUESTS_GVA.get(),
         call_area: CALL_AREA_GVA.get(),
-        call_area_bytes: system.call_area.bytes,
+        call_area_bytes: CALL_AREA_BYTES,
         tsc_hz,
         block_queue: BLOCK_QUEUE_GVA.get(),
         block_queue_gpa: system.block_queue.gpa.get(),
         block_slots: config.page_file.as_ref().map_or(0, |file| file.slots),
         args_bytes,
-        reserved: 0,
+        processors: system.processors as u32,
         args,
     }
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use umpa_abi::layout::PROCESSORS_MAX;
+
 use crate::block::PageFile;
 use crate::call::OUTPUT_DEFAULT_BYTES;
 use crate::image::Image;
@@ -14,6 +16,9 @@ use crate::vcpu::Ring;
 /// Frames that a guest has if nothing else is said.
 pub const MEMORY_DEFAULT_BYTES: u64 = 64 << 20;
 
+/// Most vCPUs that a guest can have.
+pub const VCPUS_MAX: u64 = PROCESSORS_MAX;
+
 /// What a guest is made of.
 pub struct VmConfig {
     /// Its program.
@@ -24,13 +29,15 @@ pub struct VmConfig {
     pub pool: Option<Membership>,
     /// The workload's privilege level.
     pub ring: Ring,
+    /// How many vCPUs it has, from 1 to [`VCPUS_MAX`]. The workload begins on the first.
+    pub vcpus: u64,
     /// The workload's name, and its arguments.
     pub args: Vec<String>,
     /// What is behind its block device, if it has one.
     pub page_file: Option<PageFile>,
     /// How long it may live, counted from [`Vm::new`](super::Vm::new), pauses included.
     pub timeout: Option<Duration>,
-    /// How much processor time its threads may have: the vCPU's, which includes the guest's own time, and
+    /// How much processor time its threads may have: the vCPUs', which includes the guest's own time, and
     /// those of its block device.
     pub cpu_time: Option<Duration>,
     /// How many bytes it may write to its console and report.
@@ -54,6 +61,7 @@ impl VmConfig {
             memory_bytes: MEMORY_DEFAULT_BYTES,
             pool: None,
             ring: Ring::Three,
+            vcpus: 1,
             args: vec![workload.to_owned()],
             page_file: None,
             timeout: None,
@@ -73,6 +81,7 @@ impl std::fmt::Debug for VmConfig {
             .field("memory_bytes", &self.memory_bytes)
             .field("pool", &self.pool)
             .field("ring", &self.ring)
+            .field("vcpus", &self.vcpus)
             .field("args", &self.args)
             .field("page_file", &self.page_file)
             .field("timeout", &self.timeout)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use umpa_abi::addr::Gva;
 use umpa_abi::boot::ARGS_BYTES;
 
+use super::VCPUS_MAX;
 use crate::block::DeviceError;
 use crate::call::CallError;
 use crate::exits::Stop;
@@ -34,6 +35,12 @@ pub enum VmError {
     /// The pool has no room for it.
     #[error("the guest can't share the pool")]
     Pool(#[from] PoolError),
+    /// Too many or too few vCPUs.
+    #[error("a guest has from 1 to {VCPUS_MAX} vCPUs, not {vcpus}")]
+    Vcpus {
+        /// How many were asked for.
+        vcpus: u64,
+    },
     /// The first page tables can't be built.
     #[error("the guest's page tables can't be built")]
     Tables(#[from] TablesError),
@@ -117,7 +124,9 @@ pub enum VmError {
 /// Where a guest stopped.
 fn place(registers: Option<&Registers>) -> String {
     match registers {
-        Some(registers) => format!("at rip {}\n{registers}", Gva::new(registers.general.rip)),
+        Some(registers) => {
+            format!("at rip {}{}\n{registers}", Gva::new(registers.general.rip), registers.on())
+        }
         None => "somewhere (AMD processors don't keep the address of a triple fault)".to_owned(),
     }
 }

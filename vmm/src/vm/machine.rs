@@ -1,12 +1,15 @@
-//! What a guest's own thread works on, and that thread.
+//! What a vCPU's own thread works on.
 //!
-//! The machine is with one of two threads at a time: at home with the [`Vm`](super::Vm) while the guest
-//! pauses, and with the vCPU's thread, which is [jailed](crate::jail), while it runs. It goes there and back
-//! whole, so nothing in it is shared. Cost: two changes of threads for each pause and for each text on the
-//! console, none for other exits.
+//! A machine is one vCPU. It is with one of two threads at a time: at home with the [`Vm`](super::Vm) while the
+//! guest pauses, and with the vCPU's thread, which is [jailed](crate::jail), while it runs. It goes there and
+//! back whole. What all vCPUs have in common is [`Shared`]; the frames and the hypercalls in it are behind a
+//! lock, so one call is served after the other, and whoever looks at a violation sees no exchange half done.
+//!
+//! Cost: two changes of threads for each pause and for each text on the console; a lock that nobody else wants,
+//! where there is one vCPU, for each call. None for other exits.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 use umpa_abi::addr::Gva;
@@ -18,10 +21,10 @@ use super::VmError;
 use crate::block::Device;
 use crate::call::{Served, Server};
 use crate::exits::{Action, Seen, Stop, decide};
-use crate::jail::{Jail, JailError, Jailed, Role, Thread};
+use crate::jail::Jailed;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
-use crate::signals::{Reason, Stopper};
+use crate::signals::{Kick, Reason, Stopper};
 use crate::stats::{Exits, KvmStats};
 use crate::upcall::{Due, Requests, UnansweredDemand};
 use crate::vcpu::Vcpu;
@@ -42,50 +45,112 @@ pub(super) enum Turn {
     CpuTimeUsed { rip: Gva },
     /// It has written and reported more than it may.
     OutputLimit,
+    /// Another vCPU has come home with something for all.
+    Stopped,
 }
 
-/// A guest, without what its driver has.
+/// The frames and the hypercalls of a guest.
 #[derive(Debug)]
-pub(super) struct Machine {
-    // Dropped in this order: what runs, what KVM has, what both refer to.
-    pub(super) requests: Arc<Requests>,
-    pub(super) vcpu: Vcpu,
-    pub(super) vcpu_stats: Option<KvmStats>,
-    pub(super) vm_stats: Option<KvmStats>,
-    pub(super) _vm: VmFd,
-    pub(super) block: Option<Device>,
-    pub(super) ram: Arc<GuestRam>,
-    /// After the memory: what it draws on counts as free then.
+pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) server: Server,
-    pub(super) exits: Exits,
+}
+
+/// What the vCPUs of a guest have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    // Dropped in this order: what KVM has, what it refers to.
+    pub(super) requests: Arc<Requests>,
+    pub(super) vm: VmFd,
+    pub(super) block: Option<Device>,
+    pub(super) ram: Arc<GuestRam>,
     pub(super) stopper: Stopper,
+    /// Here while the guest runs; else at home. After the memory, as there.
+    state: Mutex<Option<Box<State>>>,
+    /// All are to come home.
+    is_stopping: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        requests: Arc<Requests>,
+        vm: VmFd,
+        block: Option<Device>,
+        ram: Arc<GuestRam>,
+        stopper: Stopper,
+    ) -> Self {
+        let (state, is_stopping) = (Mutex::new(None), AtomicBool::new(false));
+        Self { requests, vm, block, ram, stopper, state, is_stopping }
+    }
+
+    /// Exchanges the state: `Some` before the guest runs, `None` afterwards.
+    pub(super) fn replace(&self, state: Option<Box<State>>) -> Option<Box<State>> {
+        std::mem::replace(&mut *self.lock(), state)
+    }
+
+    /// Says whether machines are to come home. They have to be kicked.
+    pub(super) fn set_stopping(&self, is_stopping: bool) {
+        self.is_stopping.store(is_stopping, Ordering::SeqCst);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<State>>> {
+        // A thread that panics over the state ends the guest; what it has reported is still read.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the state, while no other vCPU can.
+    fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> Result<R, VmError> {
+        self.lock().as_mut().map(|state| work(state)).ok_or(VmError::Panicked)
+    }
+}
+
+/// A vCPU, and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Machine {
+    // Dropped in this order: the vCPU before the machine that it is part of.
+    pub(super) vcpu: Vcpu,
+    pub(super) vcpu_stats: Option<KvmStats>,
+    pub(super) exits: Exits,
+    pub(super) kick: Arc<Kick>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Machine {
-    /// Runs the guest on this thread until somebody else has something to do for it.
-    fn run(&mut self, jailed: &Jailed) -> Result<Turn, VmError> {
-        let running = self.stopper.enter();
-        let requests = Arc::clone(&self.requests);
-        let _kicks = requests.kick().enter();
+    /// Runs the vCPU on this thread until somebody else has something to do for it.
+    pub(super) fn run(&mut self, jailed: &Jailed) -> Result<Turn, VmError> {
+        let shared = Arc::clone(&self.shared);
+        let kick = Arc::clone(&self.kick);
+        let number = self.vcpu.number();
+        // The watch kicks the first vCPU, whose end is the end of all; requests interrupt it.
+        let is_first = number == 0;
+        let _running = is_first.then(|| shared.stopper.enter());
+        let _kicks = kick.enter();
         loop {
-            match running.stop_reason() {
+            match shared.stopper.reason() {
                 None => {}
                 Some(Reason::Interrupted) => return Err(VmError::Interrupted),
                 Some(Reason::TimedOut) => return Ok(Turn::TimedOut { rip: self.rip() }),
                 Some(Reason::CpuTimeUsed) => return Ok(Turn::CpuTimeUsed { rip: self.rip() }),
             }
-            requests.kick().clear();
-            attend(&mut self.vcpu, &requests)?;
+            kick.clear();
+            if shared.is_stopping.load(Ordering::SeqCst) {
+                return Ok(Turn::Stopped);
+            }
+            if is_first {
+                attend(&mut self.vcpu, &shared.requests)?;
+            }
             let exit = self.vcpu.run(jailed);
             self.exits.count(&exit);
             match decide(exit) {
                 Action::Continue => {}
                 Action::Call => {
-                    if let Some(block) = &self.block {
-                        block.reap(&mut self.ledger);
-                    }
-                    match self.server.serve(&self.ram, &mut self.ledger)? {
+                    let served = shared.with(|State { ledger, server }| {
+                        if let Some(block) = &shared.block {
+                            block.reap(ledger);
+                        }
+                        server.serve(number, &shared.ram, ledger)
+                    })?;
+                    match served? {
                         Served::Resume => {}
                         Served::Text(text) => return Ok(Turn::Text(text)),
                         Served::OutputLimit => return Ok(Turn::OutputLimit),
@@ -93,9 +158,12 @@ impl Machine {
                         Served::Exited(code) => return Ok(Turn::Exited(code)),
                     }
                 }
-                Action::Block { command } => match &self.block {
-                    // A wait ends after a while, so that the reasons to stop above are looked at.
-                    Some(block) => block.serve(command, &mut self.ledger),
+                Action::Block { command } => match &shared.block {
+                    Some(block) => {
+                        shared.with(|state| block.look(command, &mut state.ledger))?;
+                        // A wait ends after a while, so that the reasons to stop above are looked at.
+                        block.wait(command);
+                    }
                     None => {
                         let stop = Stop::Port { port: BLOCK_PORT, bytes: 4, out: true };
                         return Err(self.stopped(stop));
@@ -113,16 +181,20 @@ impl Machine {
 
     fn violation(&self, seen: Seen) -> VmError {
         let registers = self.vcpu.registers();
-        let view = View { ram: &self.ram, ledger: &self.ledger, registers: &registers };
-        VmError::Violation(Box::new(view.violation(seen)))
+        let found = self.shared.with(|State { ledger, .. }| {
+            View { ram: &self.shared.ram, ledger, registers: &registers }.violation(seen)
+        });
+        found.map_or_else(|error| error, |violation| VmError::Violation(Box::new(violation)))
     }
 
     fn stopped(&self, stop: Stop) -> VmError {
         let registers = self.vcpu.registers_if_kept();
-        if let Some(registers) = &registers {
-            let view = View { ram: &self.ram, ledger: &self.ledger, registers };
-            // KVM can't emulate what it can't fetch: a jump outside memory ends so.
-            if matches!(stop, Stop::Internal { .. }) && view.runs_outside() {
+        // KVM can't emulate what it can't fetch: a jump outside memory ends so.
+        if let (Stop::Internal { .. }, Some(registers)) = (&stop, &registers) {
+            let runs_outside = self.shared.with(|State { ledger, .. }| {
+                View { ram: &self.shared.ram, ledger, registers }.runs_outside()
+            });
+            if runs_outside.unwrap_or(false) {
                 return self.violation(Seen::default());
             }
         }
@@ -140,57 +212,4 @@ fn attend(vcpu: &mut Vcpu, requests: &Requests) -> Result<(), VmError> {
         requests.interrupted();
     }
     Ok(())
-}
-
-/// A machine that comes home, and why.
-type Done = (Box<Machine>, Result<Turn, VmError>);
-
-/// The thread that runs machines.
-#[derive(Debug)]
-pub(super) struct Runner {
-    /// `None` while it is being dropped.
-    machines: Option<Sender<Box<Machine>>>,
-    done: Receiver<Done>,
-    thread: Option<Thread<()>>,
-    thread_id: i32,
-}
-
-impl Runner {
-    /// A thread in the jail, for the machine that will be given to it.
-    pub(super) fn start(jail: Jail, role: Role) -> Result<Self, JailError> {
-        let (machines, theirs): (Sender<Box<Machine>>, _) = channel();
-        let (comes, done) = channel();
-        let starting = jail.spawn(role, move |jailed| {
-            while let Ok(mut machine) = theirs.recv() {
-                let turn = machine.run(jailed);
-                if comes.send((machine, turn)).is_err() {
-                    return;
-                }
-            }
-        });
-        let thread = starting?.wait()?;
-        let thread_id = thread.id();
-        Ok(Self { machines: Some(machines), done, thread: Some(thread), thread_id })
-    }
-
-    /// The kernel's number of the thread.
-    pub(super) const fn thread_id(&self) -> i32 {
-        self.thread_id
-    }
-
-    /// Runs a machine there; `None` if the thread has panicked over it.
-    pub(super) fn run(&self, machine: Box<Machine>) -> Option<Done> {
-        self.machines.as_ref()?.send(machine).ok()?;
-        self.done.recv().ok()
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        // The thread's end, which waits for nothing: a machine that runs has its driver waiting in `run`.
-        self.machines = None;
-        if let Some(thread) = self.thread.take() {
-            thread.join();
-        }
-    }
 }
