@@ -99,8 +99,16 @@ fn json(text: &str) {
     let text = &text[..text.len() - 1];
     assert!(text.chars().all(|character| !character.is_control()), "{text:?}");
     let value: Value = serde_json::from_str(text).expect("it is JSON");
-    // A name that comes twice is lost on the way.
-    assert_eq!(serde_json::to_string(&value).expect("JSON").len(), text.len(), "a name occurs twice: {text}");
+    // A name that comes twice is lost on the way. No text in it has a quotation mark.
+    assert_eq!(names(&value), text.matches("\":").count(), "a name occurs twice: {text}");
+}
+
+fn names(value: &Value) -> usize {
+    match value {
+        Value::Object(object) => object.len() + object.values().map(names).sum::<usize>(),
+        Value::Array(array) => array.iter().map(names).sum(),
+        _ => 0,
+    }
 }
 
 fn text(text: &str) {

@@ -1,0 +1,4 @@
+//! See [`decoders::image`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| decoders::image::check(data));
