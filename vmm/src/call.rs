@@ -131,7 +131,7 @@ impl Server {
     }
 
     const fn area(&self, vcpu: u64) -> Gpa {
-        Gpa::new(self.areas.get() + vcpu * CALL_AREA_BYTES)
+        Gpa::new(self.areas.get().saturating_add(vcpu.saturating_mul(CALL_AREA_BYTES)))
     }
 
     /// Serves the call that is in a vCPU's call area.
@@ -146,7 +146,7 @@ impl Server {
             Err(_) => Reply::status(Status::BadPayload),
             Ok(header) => {
                 let mut payload = vec![0; header.in_bytes as usize];
-                ram.read(Gpa::new(area.get() + HEADER as u64), &mut payload)?;
+                ram.read(Gpa::new(area.get().saturating_add(HEADER as u64)), &mut payload)?;
                 self.act(&header, &payload, ram, ledger)?
             }
         };
@@ -285,7 +285,7 @@ fn exchange(
 fn decode_exchange(payload: &[u8]) -> Option<(ExchangeRequest, Vec<Extent>)> {
     let request = ExchangeRequest::decode(payload).ok()?;
     let extents = payload.get(ExchangeRequest::SIZE_BYTES..)?;
-    if extents.len() != request.give_extents as usize * Extent::SIZE_BYTES {
+    if Some(extents.len()) != (request.give_extents as usize).checked_mul(Extent::SIZE_BYTES) {
         return None;
     }
     let give = extents.chunks_exact(Extent::SIZE_BYTES).map(Extent::decode).collect::<Result<_, _>>().ok()?;
@@ -301,7 +301,8 @@ fn encode_exchange(plan: &Plan) -> Vec<u8> {
         bad_extent: plan.bad_extent as u64,
         reserved: [0; 2],
     };
-    let mut bytes = vec![0; ExchangeReply::SIZE_BYTES + plan.granted.len() * Extent::SIZE_BYTES];
+    let extents_bytes = plan.granted.len().saturating_mul(Extent::SIZE_BYTES);
+    let mut bytes = vec![0; ExchangeReply::SIZE_BYTES.saturating_add(extents_bytes)];
     let _ = reply.encode(&mut bytes);
     let extents = bytes.get_mut(ExchangeReply::SIZE_BYTES..).unwrap_or_default();
     for (extent, out) in plan.granted.iter().zip(extents.chunks_exact_mut(Extent::SIZE_BYTES)) {

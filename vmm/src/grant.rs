@@ -73,7 +73,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         }
         if ram.withdraw(frames.clone()).is_err() {
             // Too many mappings (vm.max_map_count): nothing has happened yet.
-            for frames in leaving.iter().take(index + 1) {
+            for frames in leaving.iter().take(index.saturating_add(1)) {
                 ram.restore(frames.clone()).map_err(fail("restore", frames))?;
             }
             if policy == Policy::AllOrNothing {
@@ -88,7 +88,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         if let Some(share) = share {
             let claimed_frames = share.claim_up_to(fresh_frames);
             if claimed_frames < fresh_frames {
-                share.unclaim(claimed_frames - trim(ledger, plan, claimed_frames));
+                share.unclaim(claimed_frames.saturating_sub(trim(ledger, plan, claimed_frames)));
                 plan.shortfall = Shortfall::Pool;
             }
         }
@@ -100,7 +100,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             continue;
         }
         let undone = if policy == Policy::Partial { index } else { 0 };
-        for (_, frames) in fresh_groups.iter().take(index + 1).skip(undone) {
+        for (_, frames) in fresh_groups.iter().take(index.saturating_add(1)).skip(undone) {
             for fresh in subtract(std::slice::from_ref(frames), &plan.taken) {
                 ram.withdraw(fresh.clone()).map_err(fail("withdraw", &fresh))?;
                 ram.take(fresh.clone()).map_err(fail("take", &fresh))?;
@@ -126,7 +126,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         && let Some((_, frames)) = fresh_groups.last()
     {
         // Behind the last frame there is none.
-        let _ = ram.populate(frames.end..frames.end + 1);
+        let _ = ram.populate(frames.end..frames.end.saturating_add(1));
     }
     finish(ram, share, plan, policy, &leaving)
 }
@@ -156,20 +156,19 @@ fn part(ram: &GuestRam, share: Option<&Share>, leaving: &[Range<u64>]) -> Result
 fn trim(ledger: &mut Ledger, plan: &mut Plan, budget: u64) -> u64 {
     let mut left = budget;
     for extent in std::mem::take(&mut plan.granted) {
-        let page_frames = extent.size().frames();
         let fresh = |pages: u32| {
-            let frames = extent.first..extent.first + u64::from(pages) * page_frames;
+            let frames = range(&Extent { count: pages, ..extent });
             frames_in(&subtract(std::slice::from_ref(&frames), &plan.taken))
         };
         // More pages never need less: the most that fit, by halves.
-        let (mut pages, mut too_many) = (0, u64::from(extent.count) + 1);
-        while too_many - pages > 1 {
-            let middle = pages + (too_many - pages) / 2;
+        let (mut pages, mut too_many) = (0, u64::from(extent.count).saturating_add(1));
+        while too_many.saturating_sub(pages) > 1 {
+            let middle = pages.midpoint(too_many);
             if fresh(middle as u32) <= left { pages = middle } else { too_many = middle }
         }
-        left -= fresh(pages as u32);
+        left = left.saturating_sub(fresh(pages as u32));
         let all = range(&extent);
-        let cut = extent.first + pages * page_frames;
+        let cut = range(&Extent { count: pages as u32, ..extent }).end;
         if cut < all.end {
             ledger.release(cut..all.end);
         }
@@ -177,7 +176,7 @@ fn trim(ledger: &mut Ledger, plan: &mut Plan, budget: u64) -> u64 {
             plan.granted.push(Extent::new(extent.first(), pages as u32, extent.size()));
         }
     }
-    budget - left
+    budget.saturating_sub(left)
 }
 
 /// What can't fail for lack of anything: content goes.
@@ -214,7 +213,7 @@ fn abandon(ledger: &mut Ledger, plan: &mut Plan, shortfall: Shortfall) {
 }
 
 fn frames_in(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|range| range.end - range.start).sum()
+    ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum()
 }
 
 fn fail(action: &'static str, frames: &Range<u64>) -> impl FnOnce(io::Error) -> GrantError {
@@ -224,9 +223,10 @@ fn fail(action: &'static str, frames: &Range<u64>) -> impl FnOnce(io::Error) -> 
 
 /// True if the host has memory for the frames, as far as it says.
 fn has_room(frames: &Range<u64>) -> bool {
-    let bytes = (frames.end - frames.start) * PAGE_BYTES;
+    let bytes = frames.end.saturating_sub(frames.start).saturating_mul(PAGE_BYTES);
     bytes < LARGE_BYTES
-        || host::meminfo_bytes("MemAvailable").is_none_or(|available| bytes + SPARE_BYTES <= available)
+        || host::meminfo_bytes("MemAvailable")
+            .is_none_or(|available| bytes.saturating_add(SPARE_BYTES) <= available)
 }
 
 /// Granted extents that follow one another without a gap: their indexes, and their frames.
@@ -236,10 +236,10 @@ fn groups(plan: &Plan) -> Vec<(Range<usize>, Range<u64>)> {
         let frames = range(extent);
         match groups.last_mut() {
             Some((extents, last)) if last.end == frames.start => {
-                extents.end = index + 1;
+                extents.end = index.saturating_add(1);
                 last.end = frames.end;
             }
-            _ => groups.push((index..index + 1, frames)),
+            _ => groups.push((index..index.saturating_add(1), frames)),
         }
     }
     groups

@@ -169,7 +169,8 @@ impl Image {
         let mut bytes = [0; ImageHeader::SIZE_BYTES];
         ram.read(SYSTEM_GPA, &mut bytes)?;
         let header = ImageHeader::decode(&bytes).map_err(ImageError::Header)?;
-        let segments_end = (IMAGE_GVA.get() + self.size_bytes).next_multiple_of(4096);
+        // At most IMAGE_MAX_BYTES further on (`segment`).
+        let segments_end = IMAGE_GVA.get().saturating_add(self.size_bytes).next_multiple_of(4096);
         if header.end > segments_end {
             return Err(ImageError::Length {
                 end: Gva::new(header.end),
@@ -189,7 +190,7 @@ struct Segment {
 
 impl Segment {
     const fn end(self) -> u64 {
-        self.gva + self.bytes
+        self.gva.saturating_add(self.bytes)
     }
 }
 
@@ -217,7 +218,7 @@ fn segments(elf: &[u8]) -> Result<Vec<Segment>, ImageError> {
     if !(1..=SEGMENTS_MAX).contains(&count) {
         return Err(ImageError::Segments { found: count });
     }
-    let end = offset.saturating_add(count * PHDR_BYTES as u64);
+    let end = offset.saturating_add(count.saturating_mul(PHDR_BYTES as u64));
     let Some(table) = elf.get(offset as usize..end as usize) else {
         return truncated("the program header table", end);
     };
@@ -249,11 +250,11 @@ fn segment(header: &[u8], have_bytes: u64) -> Result<Option<Segment>, ImageError
         return Err(ImageError::Excess { gva, file_bytes, bytes });
     }
     let start = vaddr.checked_sub(IMAGE_GVA.get());
-    let inside = |start: u64| bytes <= IMAGE_MAX_BYTES && start <= IMAGE_MAX_BYTES - bytes;
+    let inside = |start: u64| start.checked_add(bytes).is_some_and(|end| end <= IMAGE_MAX_BYTES);
     let Some(start) = start.filter(|&start| inside(start)) else {
         return Err(ImageError::Outside { gva, bytes });
     };
-    let need = Gpa::new(SYSTEM_GPA.get() + start);
+    let need = Gpa::new(SYSTEM_GPA.get().saturating_add(start));
     if paddr != need.get() {
         return Err(ImageError::Physical { gva, found: Gpa::new(paddr), need });
     }
@@ -266,7 +267,7 @@ fn segment(header: &[u8], have_bytes: u64) -> Result<Option<Segment>, ImageError
 
 /// The little-endian number of 1 to 8 bytes at `offset`, 0 outside.
 fn number(bytes: &[u8], offset: usize, count: usize) -> u64 {
-    let bytes = bytes.get(offset..offset + count).unwrap_or(&[]);
+    let bytes = bytes.get(offset..).and_then(|bytes| bytes.get(..count)).unwrap_or(&[]);
     bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 

@@ -46,16 +46,16 @@ impl Plan {
     /// Frames taken back.
     #[must_use]
     pub fn taken_frames(&self) -> u64 {
-        self.taken.iter().map(|range| range.end - range.start).sum()
+        self.taken.iter().map(frames_in).sum()
     }
 
     /// Pages granted of 4 KiB, 2 MiB, 1 GiB.
     #[must_use]
     pub fn granted_pages(&self) -> [u64; 3] {
-        let mut pages = [0; 3];
+        let mut pages = [0u64; 3];
         for extent in &self.granted {
             if let Some(pages) = pages.get_mut(extent.size() as usize) {
-                *pages += u64::from(extent.count);
+                *pages = pages.saturating_add(extent.count.into());
             }
         }
         pages
@@ -65,7 +65,7 @@ impl Plan {
 /// The frames of an extent that was checked when it was decoded.
 #[must_use]
 pub const fn range(extent: &Extent) -> Range<u64> {
-    extent.first..extent.first + extent.frames()
+    extent.first..extent.first.saturating_add(extent.frames())
 }
 
 /// The frames of one guest.
@@ -100,7 +100,7 @@ impl Ledger {
     /// `frames` frames from `first`, none granted.
     #[must_use]
     pub fn new(first: Frame, frames: u64) -> Self {
-        let all = first.get()..first.get() + frames;
+        let all = first.get()..first.get().saturating_add(frames);
         let free = if frames == 0 { BTreeMap::new() } else { BTreeMap::from([(all.start, all.end)]) };
         Self {
             all,
@@ -133,7 +133,7 @@ impl Ledger {
     /// Frames that are granted.
     #[must_use]
     pub const fn granted_frames(&self) -> u64 {
-        self.all.end - self.all.start - self.free_frames
+        self.all.end.saturating_sub(self.all.start).saturating_sub(self.free_frames)
     }
 
     /// True if every frame of the range is granted.
@@ -150,9 +150,11 @@ impl Ledger {
     #[must_use]
     pub fn pin(&mut self, frame: Frame) -> bool {
         let number = frame.get();
-        let granted = number < self.all.end && self.is_granted(number..number + 1);
+        let granted = self.is_granted(number..number.saturating_add(1));
         if granted {
-            *self.pins.entry(number).or_default() += 1;
+            // The device has at most a queue of requests.
+            let pins = self.pins.entry(number).or_default();
+            *pins = pins.saturating_add(1);
         }
         granted
     }
@@ -160,7 +162,7 @@ impl Ledger {
     /// Undoes one [`pin`](Self::pin).
     pub fn unpin(&mut self, frame: Frame) {
         if let Entry::Occupied(mut pins) = self.pins.entry(frame.get()) {
-            *pins.get_mut() -= 1;
+            *pins.get_mut() = pins.get().saturating_sub(1);
             if *pins.get() == 0 {
                 pins.remove();
             }
@@ -174,7 +176,7 @@ impl Ledger {
         let taken = self.taken_once.range(..=number).next_back().is_some_and(|(_, &end)| number < end);
         if !self.all.contains(&number) {
             Owner::Outside
-        } else if self.is_granted(number..number + 1) {
+        } else if self.is_granted(number..number.saturating_add(1)) {
             Owner::Guest
         } else if taken {
             Owner::GivenBack
@@ -284,13 +286,14 @@ impl Ledger {
             let from = found.len();
             for (&start, &end) in &self.free {
                 let first = start.next_multiple_of(size.frames());
-                let pages = (end.saturating_sub(first) / size.frames()).min(*missing).min(u32::MAX.into());
+                let room_pages = end.saturating_sub(first).checked_div(size.frames()).unwrap_or(0);
+                let pages = room_pages.min(*missing).min(u32::MAX.into());
                 if *missing == 0 || found.len() == extents_max {
                     break;
                 }
                 if pages > 0 {
                     found.push(Extent::new(Frame::new(first), pages as u32, size));
-                    *missing -= pages;
+                    *missing = missing.saturating_sub(pages);
                 }
             }
             for index in from..found.len() {
@@ -313,7 +316,7 @@ impl Ledger {
         if frames.end < end {
             self.free.insert(frames.end, end);
         }
-        self.free_frames -= frames.end - frames.start;
+        self.free_frames = self.free_frames.saturating_sub(frames_in(frames));
     }
 
     /// Adds granted frames (the caller knows that they are) to the intervals.
@@ -329,7 +332,7 @@ impl Ledger {
             end = after_end;
         }
         self.free.insert(start, end);
-        self.free_frames += frames.end - frames.start;
+        self.free_frames = self.free_frames.saturating_add(frames_in(&frames));
     }
 
     /// Asserts the invariants.
@@ -346,6 +349,11 @@ impl Ledger {
         }
         assert_eq!(sum, self.free_frames);
     }
+}
+
+/// How many frames a range has.
+const fn frames_in(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
 }
 
 fn frames_of(pages: [u64; 3]) -> u64 {

@@ -120,7 +120,7 @@ impl Mapping {
     /// `bytes` (a multiple of 4 KiB) at an address that is congruent to `gpa`.
     fn new(bytes: u64, gpa: Gpa, protection: ProtFlags) -> Result<Self, MemoryError> {
         let fail = |source: rustix::io::Errno| MemoryError::Reserve { bytes, source: source.into() };
-        let room_bytes = bytes + CONGRUENT_BYTES;
+        let room_bytes = bytes.saturating_add(CONGRUENT_BYTES);
         // Inaccessible at first: what isn't kept of it counts for no limit on data.
         // SAFETY: mmap at an address of the kernel's choice touches no memory that is in use.
         let room = unsafe {
@@ -133,8 +133,8 @@ impl Mapping {
         }
         .map_err(fail)?
         .cast::<u8>();
-        let before = (gpa.get() as usize).wrapping_sub(room.addr()) & (CONGRUENT_BYTES as usize - 1);
-        let after = CONGRUENT_BYTES as usize - before;
+        let before = (gpa.get() as usize).wrapping_sub(room.addr()) & const { CONGRUENT_BYTES as usize - 1 };
+        let after = (CONGRUENT_BYTES as usize).saturating_sub(before);
         // SAFETY: before + bytes + after = room_bytes, so all of it is in the mapping just made; the
         // two ends are ours and nobody knows their addresses.
         let base = unsafe {
@@ -295,20 +295,20 @@ impl GuestRam {
     pub fn host_ranges(&self) -> [Range<usize>; 2] {
         [&self.system, &self.frames.mapping].map(|mapping| {
             let start = mapping.base.addr().get();
-            start..start + mapping.bytes as usize
+            start..start.saturating_add(mapping.bytes as usize)
         })
     }
 
     /// Guest-physical addresses of the system slot.
     #[must_use]
     pub const fn system_range(&self) -> Range<u64> {
-        SYSTEM_GPA.get()..SYSTEM_GPA.get() + self.system.bytes
+        SYSTEM_GPA.get()..SYSTEM_GPA.get().saturating_add(self.system.bytes)
     }
 
     /// Guest-physical addresses of the frames slot.
     #[must_use]
     pub const fn frames_range(&self) -> Range<u64> {
-        FRAMES_GPA.get()..FRAMES_GPA.get() + self.frames.mapping.bytes
+        FRAMES_GPA.get()..FRAMES_GPA.get().saturating_add(self.frames.mapping.bytes)
     }
 
     /// Copies bytes out of the system slot.
@@ -348,7 +348,7 @@ impl GuestRam {
         let outside = MemoryError::Outside { gpa, bytes };
         let Some(last) = gpa.checked_add(bytes.saturating_sub(1)) else { return Err(outside) };
         let in_frames = self.frames_range().contains(&gpa.get()) && self.frames_range().contains(&last.get());
-        let frames = gpa.containing().get()..last.containing().get() + 1;
+        let frames = gpa.containing().get()..last.containing().get().saturating_add(1);
         if in_frames && ledger.is_granted(frames) {
             return self.memory.read_slice(out, GuestAddress(gpa.get())).map_err(|_| outside);
         }
@@ -413,11 +413,11 @@ impl GuestRam {
         let zeros = [0; 16 * PAGE_BYTES as usize];
         let (mut gpa, end) = (Frame::new(frames.start).start().get(), Frame::new(frames.end).start().get());
         while gpa < end {
-            let bytes = zeros.len().min((end - gpa) as usize);
+            let bytes = zeros.len().min(end.saturating_sub(gpa) as usize);
             self.memory
                 .write_slice(zeros.get(..bytes).unwrap_or(&zeros), GuestAddress(gpa))
                 .map_err(io::Error::other)?;
-            gpa += bytes as u64;
+            gpa = gpa.saturating_add(bytes as u64);
         }
         Ok(())
     }
@@ -433,7 +433,7 @@ fn check_sizes(system_bytes: u64, frames_bytes: u64) -> Result<(), MemoryError> 
     if frames_bytes > FRAMES_MAX_BYTES {
         return Err(MemoryError::TooMuch { bytes: frames_bytes, max_bytes: FRAMES_MAX_BYTES });
     }
-    let max_bytes = FRAMES_GPA.get() - SYSTEM_GPA.get();
+    let max_bytes = const { FRAMES_GPA.get() - SYSTEM_GPA.get() };
     if system_bytes > max_bytes {
         return Err(MemoryError::TooMuch { bytes: system_bytes, max_bytes });
     }

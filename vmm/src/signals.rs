@@ -338,7 +338,8 @@ fn wait(end: &EventFd, deadline: Deadline, threads: &[i32]) -> Option<Reason> {
                 return Some(Reason::CpuTimeUsed);
             }
             // So many threads use it up in this time at the earliest.
-            left = left.min((rest / threads.len().max(1) as u32).max(CPU_TIME_AGAIN));
+            let share = rest.checked_div(threads.len() as u32).unwrap_or(rest);
+            left = left.min(share.max(CPU_TIME_AGAIN));
         }
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let end = borrow(end);

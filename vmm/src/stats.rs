@@ -37,7 +37,7 @@ pub struct Calls {
 impl Calls {
     pub(crate) fn count(&mut self, op: Op) {
         if let Some(count) = self.counts.get_mut(op as usize) {
-            *count += 1;
+            *count = count.saturating_add(1);
         }
     }
 
@@ -72,13 +72,15 @@ pub struct Exits {
 
 impl Exits {
     pub(crate) fn count(&mut self, exit: &Exit) {
-        *self.counts.entry(exit.name()).or_default() += 1;
+        let count = self.counts.entry(exit.name()).or_default();
+        *count = count.saturating_add(1);
     }
 
     /// Adds another vCPU's.
     pub(crate) fn add(&mut self, other: &Self) {
         for (name, count) in other.iter() {
-            *self.counts.entry(name).or_default() += count;
+            let sum = self.counts.entry(name).or_default();
+            *sum = sum.saturating_add(count);
         }
     }
 
@@ -121,24 +123,26 @@ impl BlockCounts {
     pub(crate) fn count(&mut self, work: Work, status: Status) {
         let is_ok = status == Status::Ok;
         let bytes = if is_ok { PAGE_BYTES } else { 0 };
-        self.errors += u64::from(!is_ok);
+        let add = |count: &mut u64, more: u64| *count = count.saturating_add(more);
+        add(&mut self.errors, u64::from(!is_ok));
         match work {
             Work::Read { .. } => {
-                self.reads += 1;
-                self.read_bytes += bytes;
+                add(&mut self.reads, 1);
+                add(&mut self.read_bytes, bytes);
             }
             Work::Write { .. } => {
-                self.writes += 1;
-                self.written_bytes += bytes;
+                add(&mut self.writes, 1);
+                add(&mut self.written_bytes, bytes);
             }
-            Work::Flush => self.flushes += 1,
+            Work::Flush => add(&mut self.flushes, 1),
         }
     }
 
     /// Requests of all kinds.
     #[must_use]
     pub const fn requests(&self) -> u64 {
-        self.reads + self.writes + self.flushes + self.refused
+        let transfers = self.reads.saturating_add(self.writes);
+        transfers.saturating_add(self.flushes).saturating_add(self.refused)
     }
 
     /// Names and values.
@@ -202,7 +206,7 @@ impl KvmStats {
         if name_bytes > NAME_MAX_BYTES || count > STATS_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let mut descriptors = vec![0; count * (DESCRIPTOR_BYTES + name_bytes)];
+        let mut descriptors = vec![0; count.saturating_mul(DESCRIPTOR_BYTES.saturating_add(name_bytes))];
         file.read_exact_at(&mut descriptors, at as u64)?;
         let values = parse(&descriptors, name_bytes, data as u64);
         Ok(Self { file, values })
@@ -223,19 +227,19 @@ impl KvmStats {
 /// Names and offsets of the statistics that are one number, not a histogram.
 fn parse(descriptors: &[u8], name_bytes: usize, data: u64) -> Vec<(String, u64)> {
     descriptors
-        .chunks_exact(DESCRIPTOR_BYTES + name_bytes)
+        .chunks_exact(DESCRIPTOR_BYTES.saturating_add(name_bytes))
         .filter_map(|descriptor| {
             let (fixed, name) = descriptor.split_at_checked(DESCRIPTOR_BYTES)?;
             let (size, offset) = (number(fixed, 6, 2), number(fixed, 8, 4));
             let name = name.split(|&byte| byte == 0).next()?;
-            (size == 1).then(|| (String::from_utf8_lossy(name).into_owned(), data + offset))
+            (size == 1).then(|| (String::from_utf8_lossy(name).into_owned(), data.saturating_add(offset)))
         })
         .collect()
 }
 
 /// The little-endian number of `count` bytes at `at`, 0 outside.
 fn number(bytes: &[u8], at: usize, count: usize) -> u64 {
-    let bytes = bytes.get(at..at + count).unwrap_or(&[]);
+    let bytes = bytes.get(at..).and_then(|bytes| bytes.get(..count)).unwrap_or(&[]);
     bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 

@@ -51,13 +51,13 @@ impl Area {
     /// First byte behind it.
     #[must_use]
     pub const fn end(self) -> u64 {
-        self.gpa.get() + self.bytes
+        self.gpa.get().saturating_add(self.bytes)
     }
 
     /// The `index`th of the parts of `bytes` bytes that it has.
     #[must_use]
     pub const fn part(self, index: u64, bytes: u64) -> Self {
-        Self { gpa: Gpa::new(self.gpa.get() + index * bytes), bytes }
+        Self { gpa: Gpa::new(self.gpa.get().saturating_add(index.saturating_mul(bytes))), bytes }
     }
 }
 
@@ -113,17 +113,17 @@ impl SystemLayout {
         let boot = after(image, PAGE_BYTES);
         let requests = after(boot, REQUEST_PAGE_BYTES);
         let processors = processors.clamp(1, PROCESSORS_MAX);
-        let call_areas = after(requests, processors * CALL_AREA_BYTES);
+        let call_areas = after(requests, processors.saturating_mul(CALL_AREA_BYTES));
         let block_queue = after(call_areas, block::AREA_BYTES);
-        let stacks = after(block_queue, processors * STACK_BYTES);
-        let traps = after(stacks, (processors - 1) * TRAPS_BYTES);
-        let tables_bytes = (layout::table_frames(frames) * PAGE_BYTES).next_multiple_of(large);
+        let stacks = after(block_queue, processors.saturating_mul(STACK_BYTES));
+        let traps = after(stacks, processors.saturating_sub(1).saturating_mul(TRAPS_BYTES));
+        let tables_bytes = layout::table_frames(frames).saturating_mul(PAGE_BYTES).next_multiple_of(large);
         let bookkeeping_bytes = layout::bookkeeping_bytes(frames, tables_bytes / PAGE_BYTES);
         let bookkeeping = after_aligned(traps, bookkeeping_bytes.next_multiple_of(PAGE_BYTES));
         let tables = after_aligned(bookkeeping, tables_bytes);
         if tables.end() > FRAMES_GPA.get() {
             // Bookkeeping and tables take about 1/158 of the memory, and lie below FRAMES_GPA.
-            return too_much((FRAMES_GPA.get() - bookkeeping.gpa.get()) * 158);
+            return too_much(FRAMES_GPA.get().saturating_sub(bookkeeping.gpa.get()).saturating_mul(158));
         }
         Ok(Self {
             image,
@@ -142,7 +142,7 @@ impl SystemLayout {
     /// Size of the whole slot.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        self.tables.end() - SYSTEM_GPA.get()
+        self.tables.end().saturating_sub(SYSTEM_GPA.get())
     }
 }
 

@@ -91,8 +91,10 @@ pub fn build(
         (header.trap_text_end, TRAP_CODE),
         (header.end, TRAP_DATA),
     ] {
-        let gpa = Gpa::new(SYSTEM_GPA.get() + (start - IMAGE_GVA.get()));
-        builder.map_area(Gva::new(start), Area { gpa, bytes: end - start }, access, PageSize::Size4K)?;
+        // The header's bounds are in order, and in the image area (`ImageHeader::decode`).
+        let (offset, bytes) = (start.saturating_sub(IMAGE_GVA.get()), end.saturating_sub(start));
+        let gpa = Gpa::new(SYSTEM_GPA.get().saturating_add(offset));
+        builder.map_area(Gva::new(start), Area { gpa, bytes }, access, PageSize::Size4K)?;
         start = end;
     }
     builder.map_area(BOOT_GVA, system.boot, CONSTANTS, PageSize::Size4K)?;
@@ -104,14 +106,15 @@ pub fn build(
         builder.map_area(layout::stack(processor), stack, DATA, PageSize::Size4K)?;
     }
     for processor in 1..system.processors {
-        let traps = system.traps.part(processor - 1, TRAPS_BYTES);
+        let traps = system.traps.part(processor.saturating_sub(1), TRAPS_BYTES);
         builder.map_area(layout::traps(processor), traps, TRAP_DATA, PageSize::Size4K)?;
     }
     // From the bookkeeping to the end of the slot in one go: with 2 MiB leaves throughout.
-    let own = Area { gpa: system.bookkeeping.gpa, bytes: system.tables.end() - system.bookkeeping.gpa.get() };
+    let own_bytes = system.tables.end().saturating_sub(system.bookkeeping.gpa.get());
+    let own = Area { gpa: system.bookkeeping.gpa, bytes: own_bytes };
     builder.map_area(direct(own.gpa), own, DATA, PageSize::Size2M)?;
     let frames = ram.frames_range();
-    let frames = Area { gpa: FRAMES_GPA, bytes: frames.end - frames.start };
+    let frames = Area { gpa: FRAMES_GPA, bytes: frames.end.saturating_sub(frames.start) };
     let largest = if pages_1g { PageSize::Size1G } else { PageSize::Size2M };
     builder.map_area(direct(frames.gpa), frames, DATA, largest)?;
     Ok(Tables { root: builder.root, used: builder.used })
@@ -140,25 +143,26 @@ impl<'a> Builder<'a> {
         access: Access,
         largest: PageSize,
     ) -> Result<(), TablesError> {
-        let mut offset = 0;
+        let mut offset = 0u64;
         while offset < area.bytes {
-            let (at, gpa) = (Gva::new(gva.get() + offset), Gpa::new(area.gpa.get() + offset));
+            let at = Gva::new(gva.get().saturating_add(offset));
+            let gpa = Gpa::new(area.gpa.get().saturating_add(offset));
             let fits = |size: &PageSize| {
                 *size <= largest
                     && at.is_aligned(*size)
                     && gpa.is_aligned(*size)
-                    && area.bytes - offset >= size.bytes()
+                    && area.bytes.saturating_sub(offset) >= size.bytes()
             };
             let size = PageSize::ALL.into_iter().rev().find(fits).unwrap_or(PageSize::Size4K);
             self.map(at, gpa, access, size)?;
-            offset += size.bytes();
+            offset = offset.saturating_add(size.bytes());
         }
         Ok(())
     }
 
     fn map(&mut self, gva: Gva, gpa: Gpa, access: Access, size: PageSize) -> Result<(), TablesError> {
         let level = size.level();
-        let covered = gva.get() / entry_bytes(level + 1);
+        let covered = gva.get() & !entry_bytes(level.saturating_add(1)).wrapping_sub(1);
         let table = match self.last {
             Some((last_level, last_covered, table)) if (last_level, last_covered) == (level, covered) => {
                 table
@@ -182,7 +186,7 @@ impl<'a> Builder<'a> {
     /// The table at `level` that covers `gva`; missing ones are made.
     fn table(&mut self, gva: Gva, level: u32) -> Result<Gpa, TablesError> {
         let mut table = self.root;
-        for above in (level + 1..=LEVELS).rev() {
+        for above in (level.saturating_add(1)..=LEVELS).rev() {
             let at = entry_gpa(table, index(gva, above));
             let entry = self.load(at)?;
             if entry & LARGE != 0 {
@@ -199,7 +203,7 @@ impl<'a> Builder<'a> {
             return Err(TablesError::ArenaFull { tables });
         }
         let table = self.arena.gpa.containing().offset(self.used).start();
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         let user = if self.ring == Ring::Three { USER } else { 0 };
         self.ram.store(at, table.get() | PRESENT | WRITABLE | ACCESSED | user)?;
         Ok(table)
@@ -213,7 +217,8 @@ impl<'a> Builder<'a> {
 }
 
 const fn entry_gpa(table: Gpa, index: usize) -> Gpa {
-    Gpa::new(table.get() + 8 * (index % ENTRIES) as u64)
+    // A table's address has 52 bits (`address`), its entries' offsets have 12.
+    Gpa::new(table.get() | ((index % ENTRIES) as u64) << 3)
 }
 
 /// What a walk for one address finds.
@@ -265,8 +270,8 @@ pub fn walk(mut read_entry: impl FnMut(Gpa) -> Option<u64>, root: Gpa, gva: Gva)
                 continue;
             }
         };
-        let offset = gva.get() & (leaf_size.bytes() - 1);
-        let gpa = Gpa::new(address(entry).get() & !(leaf_size.bytes() - 1) | offset);
+        let low = leaf_size.bytes().wrapping_sub(1);
+        let gpa = Gpa::new(address(entry).get() & !low | gva.get() & low);
         return Walk::Mapped { gpa, leaf: entry, size: leaf_size };
     }
     Walk::NotPresent { level: 1 }

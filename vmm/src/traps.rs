@@ -64,21 +64,29 @@ pub fn fill(
 ) -> Result<TrapTables, MemoryError> {
     let (base, gpa, stack_top) = match processor {
         0 => {
-            let gpa = SYSTEM_GPA.get() + (header.trap_tables - IMAGE_GVA.get());
+            // A checked header has them in the image area.
+            let gpa = SYSTEM_GPA.get().saturating_add(header.trap_tables.saturating_sub(IMAGE_GVA.get()));
             (Gva::new(header.trap_tables), Gpa::new(gpa), header.trap_stack_top)
         }
         _ => {
             let base = layout::traps(processor);
-            (base, system.traps.part(processor - 1, TRAPS_BYTES).gpa, base.get() + TRAPS_BYTES)
+            (
+                base,
+                system.traps.part(processor.saturating_sub(1), TRAPS_BYTES).gpa,
+                base.get().saturating_add(TRAPS_BYTES),
+            )
         }
     };
-    let tss_base = Gva::new(base.get() + TSS_OFFSET);
-    ram.write(gpa, &idt(header.trap_stubs + processor * TRAP_STUBS_BYTES))?;
-    ram.write(Gpa::new(gpa.get() + PAGE_BYTES), &gdt(tss_base))?;
-    ram.write(Gpa::new(gpa.get() + TSS_OFFSET), &tss(stack_top))?;
+    let at = |further: u64| Gpa::new(gpa.get().saturating_add(further));
+    let gva = |further: u64| Gva::new(base.get().saturating_add(further));
+    let tss_base = gva(TSS_OFFSET);
+    let stubs = header.trap_stubs.saturating_add(processor.saturating_mul(TRAP_STUBS_BYTES));
+    ram.write(gpa, &idt(stubs))?;
+    ram.write(at(PAGE_BYTES), &gdt(tss_base))?;
+    ram.write(at(TSS_OFFSET), &tss(stack_top))?;
     Ok(TrapTables {
         idt: Descriptor { base, limit: (TRAP_VECTORS * GATE_BYTES - 1) as u16 },
-        gdt: Descriptor { base: Gva::new(base.get() + PAGE_BYTES), limit: (8 * GDT_ENTRIES - 1) as u16 },
+        gdt: Descriptor { base: gva(PAGE_BYTES), limit: const { (8 * GDT_ENTRIES - 1) as u16 } },
         tss: Descriptor { base: tss_base, limit: (TSS_BYTES - 1) as u16 },
     })
 }
@@ -86,7 +94,7 @@ pub fn fill(
 fn idt(first_stub: u64) -> Vec<u8> {
     let mut idt = Vec::with_capacity((TRAP_VECTORS * GATE_BYTES) as usize);
     for vector in 0..TRAP_VECTORS {
-        let stub = first_stub + vector * TRAP_STUB_BYTES;
+        let stub = first_stub.saturating_add(vector.saturating_mul(TRAP_STUB_BYTES));
         let kind = if vector == BREAKPOINT { GATE_USER } else { GATE_KERNEL };
         idt.extend((stub as u16).to_le_bytes());
         idt.extend(selector::KERNEL_CODE.to_le_bytes());
@@ -125,13 +133,13 @@ fn tss(stack_top: u64) -> [u8; TSS_BYTES as usize] {
     // 0, so IOPL 3 isn't enough: the bitmap allows these ports, four each, and no other.
     tss.iter_mut().skip(IO_BITMAP_OFFSET as usize).for_each(|byte| *byte = 0xff);
     for port in [CALL_PORT, BLOCK_PORT].map(usize::from) {
-        if let Some(byte) = tss.get_mut(IO_BITMAP_OFFSET as usize + port / 8) {
+        if let Some(byte) = tss.get_mut((port / 8).saturating_add(IO_BITMAP_OFFSET as usize)) {
             *byte &= !(0xf << (port % 8));
         }
     }
     // rsp0 at 4, IST 1 at 36, the I/O bitmap's offset at 102.
     for (at, value) in [(4, &stack_top.to_le_bytes()[..]), (36, &stack_top.to_le_bytes()), (102, &[104, 0])] {
-        if let Some(field) = tss.get_mut(at..at + value.len()) {
+        if let Some(field) = tss.get_mut(at..).and_then(|rest| rest.get_mut(..value.len())) {
             field.copy_from_slice(value);
         }
     }

@@ -205,7 +205,7 @@ impl Asker {
             let thread = thread.and_then(Starting::wait).map_err(|_| AskError::Thread)?;
             state.watcher = Some(thread);
         }
-        let id = state.entries.len() as u64 + 1;
+        let id = (state.entries.len() as u64).saturating_add(1);
         let outcome = Outcome {
             id,
             ask,
@@ -412,7 +412,7 @@ impl Shared {
             }
         }
         let Some(ram) = self.ram.upgrade() else { return };
-        let record = self.page.get() + severity.offset_bytes() as u64;
+        let record = self.page.get().saturating_add(severity.offset_bytes() as u64);
         let [advise, need, demand] = &mut state.sequences;
         let sequence = match severity {
             Severity::Advise => advise,
@@ -421,7 +421,7 @@ impl Shared {
         };
         *sequence = write(&request, *sequence, |word, value| {
             // The page is in the system slot.
-            let stored = ram.store(Gpa::new(record + 8 * word as u64), value);
+            let stored = ram.store(Gpa::new(record.saturating_add((word as u64).saturating_mul(8))), value);
             debug_assert!(stored.is_ok());
         });
     }

@@ -220,7 +220,9 @@ impl View<'_> {
             };
             let bytes = memory.memory_size().size().max(1) as u64;
             // An operand may cross into another page.
-            for gva in [first, first.wrapping_add(bytes - 1) & !(PAGE_BYTES - 1)].map(Gva::new) {
+            for gva in [first, first.wrapping_add(bytes.saturating_sub(1)) & const { !(PAGE_BYTES - 1) }]
+                .map(Gva::new)
+            {
                 let culprit = (gva.get() >= first).then(|| self.forbidden(attempt, gva, at)).flatten();
                 if culprit.is_some() {
                     return culprit;
@@ -253,7 +255,7 @@ impl View<'_> {
             if self.ram.read_granted(self.ledger, gpa, std::slice::from_mut(byte)).is_err() {
                 break;
             }
-            length += 1;
+            length = usize::saturating_add(length, 1);
         }
         let mut decoder = Decoder::with_ip(64, code.get(..length)?, rip.get(), DecoderOptions::NONE);
         Some(decoder.decode()).filter(|instruction| !instruction.is_invalid())

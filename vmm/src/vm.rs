@@ -139,7 +139,7 @@ impl Vm {
                 number,
                 ring: config.ring,
                 entry: header.entry(),
-                stack_top: Gva::new(layout::stack(number).get() + STACK_BYTES),
+                stack_top: Gva::new(layout::stack(number).get().saturating_add(STACK_BYTES)),
                 boot: BOOT_GVA,
                 root: tables.root,
                 syscall: Gva::new(header.syscall),
@@ -279,7 +279,8 @@ impl Vm {
         for machine in self.runners.at_home() {
             counters.exits.add(&machine.exits);
             for (name, value) in read(&machine.vcpu_stats) {
-                *counters.kvm_vcpu.entry(name).or_default() += value;
+                let sum = counters.kvm_vcpu.entry(name).or_default();
+                *sum = sum.saturating_add(value);
             }
         }
         counters

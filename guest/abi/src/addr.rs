@@ -36,19 +36,19 @@ impl PageSize {
     /// How many 4 KiB frames one page of this size has: 1, 512, 262,144.
     #[must_use]
     pub const fn frames(self) -> u64 {
-        1 << (9 * self as u32)
+        1u64.wrapping_shl((self as u32).wrapping_mul(9))
     }
 
     /// Size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
-        self.frames() * PAGE_BYTES
+        self.frames() << PAGE_SHIFT
     }
 
     /// The level of the table that holds a leaf of this size (1, 2 or 3).
     #[must_use]
     pub const fn level(self) -> u32 {
-        self as u32 + 1
+        (self as u32).wrapping_add(1)
     }
 
     /// The size with this number on the wire.
@@ -101,7 +101,7 @@ macro_rules! address {
             /// True at a multiple of `size`.
             #[must_use]
             pub const fn is_aligned(self, size: PageSize) -> bool {
-                self.0 & (size.bytes() - 1) == 0
+                self.0 & size.bytes().wrapping_sub(1) == 0
             }
         }
 
@@ -143,13 +143,14 @@ macro_rules! number {
             }
             /// The unit `count` further on; the caller knows that it exists.
             #[must_use]
+            #[allow(clippy::arithmetic_side_effects, reason = "the caller has it from a bound that it knows")]
             pub const fn offset(self, count: u64) -> Self {
                 Self(self.0 + count)
             }
             /// True where a page of `size` may begin.
             #[must_use]
             pub const fn is_aligned(self, size: PageSize) -> bool {
-                self.0 & (size.frames() - 1) == 0
+                self.0 & size.frames().wrapping_sub(1) == 0
             }
         }
 

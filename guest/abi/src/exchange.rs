@@ -46,7 +46,7 @@ impl Extent {
         if self.count == 0 {
             return Err(DecodeError::Value { field: "extent count", found: 0 });
         }
-        let frames = u64::from(self.count) * size.frames();
+        let frames = u64::from(self.count).saturating_mul(size.frames());
         let end = self.first.checked_add(frames);
         if !Frame::new(self.first).is_aligned(size) || end.is_none_or(|end| end > 1 << 40) {
             return Err(DecodeError::Value { field: "extent first", found: self.first });
@@ -72,7 +72,7 @@ impl Extent {
     /// 4 KiB frames in the extent.
     #[must_use]
     pub const fn frames(&self) -> u64 {
-        self.count as u64 * self.size().frames()
+        (self.count as u64).saturating_mul(self.size().frames())
     }
 }
 

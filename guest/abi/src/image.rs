@@ -85,7 +85,8 @@ impl ImageHeader {
         ];
         let mut previous = IMAGE_GVA.get();
         for (field, bound) in bounds {
-            if bound % PAGE_BYTES != 0 || bound < previous || bound - IMAGE_GVA.get() > IMAGE_MAX_BYTES {
+            let is_inside = bound >= previous && bound.saturating_sub(IMAGE_GVA.get()) <= IMAGE_MAX_BYTES;
+            if !bound.is_multiple_of(PAGE_BYTES) || !is_inside {
                 return value(field, bound);
             }
             previous = bound;
@@ -108,7 +109,8 @@ impl ImageHeader {
             return value("trap_tables", self.trap_tables);
         }
         if !self.trap_stack_top.is_multiple_of(16)
-            || !(self.trap_text_end + 1..=self.end).contains(&self.trap_stack_top)
+            || self.trap_stack_top <= self.trap_text_end
+            || self.trap_stack_top > self.end
         {
             return value("trap_stack_top", self.trap_stack_top);
         }
@@ -118,7 +120,7 @@ impl ImageHeader {
     /// Bytes of the image, from its start to its end.
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
-        self.end - IMAGE_GVA.get()
+        self.end.saturating_sub(IMAGE_GVA.get())
     }
 
     /// The entry point.

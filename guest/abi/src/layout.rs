@@ -69,32 +69,33 @@ pub const TRAPS_BYTES: u64 = 3 * PAGE_BYTES;
 #[must_use]
 pub const fn table_frames(frames: u64) -> u64 {
     let half_full = frames.div_ceil(256);
-    half_full + half_full / 10 + 192
+    half_full.saturating_add(half_full / 10).saturating_add(192)
 }
 
 /// Bytes of bookkeeping memory for a guest: a tag of 8 bytes for each frame, a link of 4 bytes for each
 /// frame of the table arena.
 #[must_use]
 pub const fn bookkeeping_bytes(frames: u64, table_frames: u64) -> u64 {
-    frames * 8 + table_frames * 4
+    frames.saturating_mul(8).saturating_add(table_frames.saturating_mul(4))
 }
 
 /// Where the stack of a processor is.
 #[must_use]
 pub const fn stack(processor: u64) -> Gva {
-    Gva::new(STACKS_GVA.get() + processor * STACK_STRIDE_BYTES)
+    Gva::new(STACKS_GVA.get().saturating_add(processor.saturating_mul(STACK_STRIDE_BYTES)))
 }
 
 /// Where the trap tables and trap stack of a processor are; not those of processor 0.
 #[must_use]
 pub const fn traps(processor: u64) -> Gva {
-    Gva::new(TRAPS_GVA.get() + (processor - 1) * (TRAPS_BYTES + PAGE_BYTES))
+    let offset = processor.saturating_sub(1).saturating_mul(const { TRAPS_BYTES + PAGE_BYTES });
+    Gva::new(TRAPS_GVA.get().saturating_add(offset))
 }
 
 /// The view of a guest-physical address in the direct map.
 #[must_use]
 pub const fn direct(gpa: Gpa) -> Gva {
-    Gva::new(DIRECT_GVA.get() + gpa.get())
+    Gva::new(DIRECT_GVA.get().wrapping_add(gpa.get()))
 }
 
 const _: () = assert!(SYSTEM_GPA.is_aligned(PageSize::Size2M));

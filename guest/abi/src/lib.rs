@@ -28,6 +28,19 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+// What is decoded here comes from the other side.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod addr;
 pub mod block;

@@ -30,13 +30,18 @@ pub const LEVELS: u32 = 4;
 /// Index into the table of `level` (1..=4) on the walk for `gva`.
 #[must_use]
 pub const fn index(gva: Gva, level: u32) -> usize {
-    (gva.get() >> (12 + 9 * (level - 1)) & 511) as usize
+    (gva.get().wrapping_shr(shift(level)) & 511) as usize
+}
+
+/// Bits of an address below what an entry at `level` covers: 12, 21, 30, 39.
+const fn shift(level: u32) -> u32 {
+    level.wrapping_mul(9).wrapping_add(3)
 }
 
 /// Bytes that one entry at `level` (1..=4) covers.
 #[must_use]
 pub const fn entry_bytes(level: u32) -> u64 {
-    1 << (12 + 9 * (level - 1))
+    1u64.wrapping_shl(shift(level))
 }
 
 /// The guest-physical address in an entry (a table's, or a leaf's with its low bits).

@@ -11,6 +11,7 @@ pub type Name = [u8; 24];
 
 /// Packs `text`, cut to the length of a [`Name`].
 #[must_use]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "the loop's condition bounds i")]
 pub const fn name(text: &str) -> Name {
     let bytes = text.as_bytes();
     let mut name = [0; 24];
@@ -144,12 +145,12 @@ impl Record {
     /// [`DecodeError::Short`] when `out` is too small.
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, DecodeError> {
         let have_bytes = out.len();
-        let need_bytes = Self::TAG_BYTES
-            + match self {
-                Self::Point(_) => Point::SIZE_BYTES,
-                Self::Counter(_) => Counter::SIZE_BYTES,
-                Self::Sample(_) => Sample::SIZE_BYTES,
-            };
+        let value_bytes = match self {
+            Self::Point(_) => Point::SIZE_BYTES,
+            Self::Counter(_) => Counter::SIZE_BYTES,
+            Self::Sample(_) => Sample::SIZE_BYTES,
+        };
+        let need_bytes = Self::TAG_BYTES.saturating_add(value_bytes);
         let Some((tag, body)) =
             out.get_mut(..need_bytes).and_then(|out| out.split_at_mut_checked(Self::TAG_BYTES))
         else {

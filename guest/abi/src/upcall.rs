@@ -67,7 +67,11 @@ impl Severity {
     /// Where its record lies in the request page.
     #[must_use]
     pub const fn offset_bytes(self) -> usize {
-        (self as usize - 1) * Request::SIZE_BYTES
+        match self {
+            Self::Advise => 0,
+            Self::Need => Request::SIZE_BYTES,
+            Self::Demand => 2 * Request::SIZE_BYTES,
+        }
     }
 }
 

@@ -131,7 +131,7 @@ impl Ring {
     pub fn new(ram: &Arc<GuestRam>, base: Gpa, slots: u64) -> Result<Self, DeviceError> {
         let window = ram.window(base, AREA_BYTES)?;
         let mut queue = Queue::new(QUEUE_SIZE).map_err(DeviceError::Queue)?;
-        let at = |offset| GuestAddress(base.get() + offset);
+        let at = |offset| GuestAddress(base.get().saturating_add(offset));
         queue.try_set_desc_table_address(at(DESCRIPTORS_AT)).map_err(DeviceError::Queue)?;
         queue.try_set_avail_ring_address(at(AVAIL_AT)).map_err(DeviceError::Queue)?;
         queue.try_set_used_ring_address(at(USED_AT)).map_err(DeviceError::Queue)?;
@@ -166,16 +166,16 @@ impl Ring {
                     break;
                 }
             }
-            self.in_flight += 1;
+            self.in_flight = self.in_flight.saturating_add(1);
             let mut pins = |request: &Request| request.work.frame().is_none_or(|frame| ledger.pin(frame));
             match parsed {
                 Ok(request) if pins(&request) => taken(request),
                 Ok(Request { status, .. }) | Err(Bad::Refused { status }) => {
-                    refused += 1;
+                    refused = u64::saturating_add(refused, 1);
                     self.finish(head, status, 1, Status::Refused);
                 }
                 Err(Bad::Nonsense) => {
-                    self.in_flight -= 1;
+                    self.in_flight = self.in_flight.saturating_sub(1);
                     self.give_up("a request has no status byte behind the rings");
                     break;
                 }
@@ -187,7 +187,8 @@ impl Ring {
     /// Tells the guest what became of a request. Its frame is the guest's again: the caller has noted it
     /// to be unpinned before the guest can give it back.
     pub fn complete(&mut self, request: Request, status: Status) {
-        let bytes = if matches!(request.work, Work::Read { .. }) { PAGE_BYTES as u32 + 1 } else { 1 };
+        let bytes =
+            if matches!(request.work, Work::Read { .. }) { const { PAGE_BYTES as u32 + 1 } } else { 1 };
         self.finish(request.head, request.status, bytes, status);
     }
 
@@ -199,7 +200,7 @@ impl Ring {
         if let Some(mark) = self.is_in_flight.get_mut(usize::from(head)) {
             *mark = false;
         }
-        self.in_flight -= 1;
+        self.in_flight = self.in_flight.saturating_sub(1);
         self.tell_if_broken();
     }
 
@@ -211,7 +212,7 @@ impl Ring {
 
     fn tell_if_broken(&self) {
         if self.is_broken && self.in_flight == 0 {
-            let state = GuestAddress(self.base + STATE_AT);
+            let state = GuestAddress(self.base.saturating_add(STATE_AT));
             let _ = self.window.memory().store(NEEDS_RESET, state, Ordering::Release);
         }
     }
@@ -244,8 +245,9 @@ fn parse(
 ) -> Result<Request, Bad> {
     let head = chain.head_index();
     let behind_rings = |descriptor: &Descriptor, bytes: u32| {
-        let (start, end) = (base + REQUESTS_AT, base + AREA_BYTES - u64::from(bytes));
-        descriptor.len() == bytes && (start..=end).contains(&descriptor.addr().0)
+        let offset = descriptor.addr().0.checked_sub(base);
+        let end = AREA_BYTES.saturating_sub(bytes.into());
+        descriptor.len() == bytes && offset.is_some_and(|offset| (REQUESTS_AT..=end).contains(&offset))
     };
     let descriptors: Vec<Descriptor> = chain.take(CHAIN_MAX + 1).collect();
     let Some(status) = descriptors

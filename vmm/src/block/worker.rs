@@ -81,7 +81,7 @@ impl Shared {
     /// only sleep meanwhile, and two changes of threads cost more than the read.
     pub(super) fn wait(&self, seen: u16, patience: Duration) {
         let mut state = self.lock();
-        state.counts.waits += 1;
+        state.counts.waits = state.counts.waits.saturating_add(1);
         let is_waiting = |state: &mut State| state.ring.used_index() == seen && state.ring.in_flight() > 0;
         let oldest = if is_waiting(&mut state) { state.pending.pop_front() } else { None };
         self.wake_workers(state);
@@ -96,25 +96,26 @@ impl Shared {
             self.wake_workers(state);
         }
         let mut state = self.lock();
-        state.waiting += 1;
+        state.waiting = state.waiting.saturating_add(1);
         let waited = self.done.wait_timeout_while(state, patience, is_waiting);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.waiting -= 1;
+        state.waiting = state.waiting.saturating_sub(1);
     }
 
     fn take(&self, ledger: &mut Ledger) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let State { ring, pending, finished, counts, .. } = &mut *state;
         unpin(finished, ledger);
-        counts.kicks += 1;
-        counts.refused += ring.take(ledger, |request| pending.push_back(request));
+        counts.kicks = counts.kicks.saturating_add(1);
+        let refused = ring.take(ledger, |request| pending.push_back(request));
+        counts.refused = counts.refused.saturating_add(refused);
         state
     }
 
     /// As many as there is work for; without the lock, which they want.
     fn wake_workers(&self, mut state: MutexGuard<'_, State>) {
         let wakes = state.pending.len().min(state.idle_workers);
-        state.idle_workers -= wakes;
+        state.idle_workers = state.idle_workers.saturating_sub(wakes);
         drop(state);
         for _ in 0..wakes {
             self.work.notify_one();
@@ -147,7 +148,7 @@ impl Shared {
         let mut state = self.lock();
         while !state.is_ending {
             let Some(request) = state.pending.pop_front() else {
-                state.idle_workers += 1;
+                state.idle_workers = state.idle_workers.saturating_add(1);
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -202,7 +203,8 @@ pub fn perform(work: Work, ram: &GuestRam, storage: &dyn Storage) -> Status {
 fn read_now(work: Work, ram: &GuestRam, storage: &dyn Storage) -> bool {
     let Work::Read { slot, frame } = work else { return false };
     let Some(page) = ram.frame(frame) else { return false };
-    storage.read_now(slot * PAGE_BYTES, &page).is_ok_and(|bytes| bytes == page.len())
+    let Some(offset) = slot.checked_mul(PAGE_BYTES) else { return false };
+    storage.read_now(offset, &page).is_ok_and(|bytes| bytes == page.len())
 }
 
 fn transfer(
@@ -212,14 +214,16 @@ fn transfer(
     mut step: impl FnMut(u64, &super::storage::Slice<'_>) -> io::Result<usize>,
 ) -> io::Result<()> {
     let page = ram.frame(frame).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut done = 0;
+    // The slot is one of the device's: this doesn't fail.
+    let start = slot.checked_mul(PAGE_BYTES).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut done = 0usize;
     while done < PAGE_BYTES as usize {
         let rest = page.offset(done).map_err(io::Error::other)?;
-        match retry(|| step(slot * PAGE_BYTES + done as u64, &rest))? {
+        match retry(|| step(start.saturating_add(done as u64), &rest))? {
             // A read at the end of the file, which somebody has cut off; a write that writes nothing.
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             bytes if bytes > rest.len() => return Err(io::ErrorKind::InvalidData.into()),
-            bytes => done += bytes,
+            bytes => done = done.saturating_add(bytes),
         }
     }
     Ok(())

@@ -70,7 +70,7 @@ impl Line {
         for byte in text.bytes() {
             if let Some(free) = self.bytes.get_mut(self.len) {
                 *free = byte;
-                self.len += 1;
+                self.len = self.len.saturating_add(1);
             }
         }
     }
@@ -80,8 +80,8 @@ impl Line {
             self.push_number(number / 10);
         }
         if let Some(free) = self.bytes.get_mut(self.len) {
-            *free = b'0' + (number % 10) as u8;
-            self.len += 1;
+            *free = b'0' | (number % 10) as u8;
+            self.len = self.len.saturating_add(1);
         }
     }
 }

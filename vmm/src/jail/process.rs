@@ -56,7 +56,11 @@ impl Limits {
             lower(Resource::As, bytes.saturating_add(SPARE_BYTES), "address space")?;
         }
         let highest = highest_descriptor().unwrap_or(255);
-        lower(Resource::Nofile, u64::from(highest.unsigned_abs()) + 1 + SPARE_FILES, "open files")
+        lower(
+            Resource::Nofile,
+            u64::from(highest.unsigned_abs()).saturating_add(1).saturating_add(SPARE_FILES),
+            "open files",
+        )
     }
 }
 

@@ -104,7 +104,7 @@ impl Chunk {
     /// Notes whether the frames of a part of it are granted.
     fn set(&mut self, part: &Range<u64>, granted: bool) {
         let first = part.start % CHUNK_FRAMES;
-        for frame in first..first + (part.end - part.start) {
+        for frame in first..first.saturating_add(part.end.saturating_sub(part.start)) {
             if let Some(word) = self.granted.get_mut(frame as usize / 64) {
                 let bit = 1 << (frame % 64);
                 *word = if granted { *word | bit } else { *word & !bit };
@@ -276,8 +276,8 @@ impl FramesSlot {
 
     /// The chunk that a part of one lies in; the last one may be short.
     fn chunk_around(&self, part: &Range<u64>) -> Range<u64> {
-        let start = part.start - part.start % CHUNK_FRAMES;
-        start..(start + CHUNK_FRAMES).min(FIRST + self.mapping.bytes / PAGE_BYTES)
+        let slot_end = FIRST.saturating_add(self.mapping.bytes / PAGE_BYTES);
+        chunk_start(part.start)..chunk_start(part.start).saturating_add(CHUNK_FRAMES).min(slot_end)
     }
 
     fn guard(&self, frames: Range<u64>, how: libc::c_int) -> io::Result<()> {
@@ -303,8 +303,8 @@ impl FramesSlot {
         let (start, end) = (frames.start.checked_sub(FIRST), frames.end.checked_sub(FIRST));
         match (start, end) {
             (Some(start), Some(end)) if start <= end && end <= self.mapping.bytes / PAGE_BYTES => {
-                let offset = (start * PAGE_BYTES) as usize;
-                let bytes = ((end - start) * PAGE_BYTES) as usize;
+                let offset = start.saturating_mul(PAGE_BYTES) as usize;
+                let bytes = end.saturating_sub(start).saturating_mul(PAGE_BYTES) as usize;
                 // SAFETY: offset + bytes is at most the mapping's size, checked above.
                 Ok((unsafe { self.mapping.base.as_ptr().add(offset) }.cast(), bytes))
             }
@@ -334,12 +334,18 @@ impl FramesSlot {
     }
 }
 
+/// The first frame of the chunk that a frame lies in.
+const fn chunk_start(frame: u64) -> u64 {
+    frame & !CHUNK_FRAMES.wrapping_sub(1)
+}
+const _: () = assert!(CHUNK_FRAMES.is_power_of_two());
+
 /// Frames, cut where chunks begin.
 fn parts(frames: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = frames.start;
     std::iter::from_fn(move || {
         let start = at;
-        at = (start - start % CHUNK_FRAMES + CHUNK_FRAMES).min(frames.end);
+        at = chunk_start(start).saturating_add(CHUNK_FRAMES).min(frames.end);
         (start < frames.end).then_some(start..at)
     })
 }

@@ -132,7 +132,8 @@ impl Pool {
             counts.granted_frames = counts.granted_frames.saturating_add(held.saturating_sub(leaving));
             counts.in_transfer_frames = counts.in_transfer_frames.saturating_add(leaving.min(held));
             counts.kept_frames = counts.kept_frames.saturating_add(minimum.saturating_sub(held));
-            counts.guests += usize::from(taken >> index & 1 == 1);
+            counts.guests =
+                counts.guests.saturating_add(usize::from(taken.wrapping_shr(index as u32) & 1 == 1));
         }
         let held = counts.granted_frames.saturating_add(counts.in_transfer_frames);
         counts.free_frames = self.all_frames.saturating_sub(held);

@@ -83,7 +83,7 @@ pub(super) struct Own {
 
 impl Own {
     const fn held(self) -> u64 {
-        self.granted + self.leaving
+        self.granted.saturating_add(self.leaving)
     }
 
     fn committed(self) -> u64 {
@@ -149,9 +149,9 @@ impl<W: Word> Shares<'_, W> {
                 slot.pending.store(0);
                 return Ok(());
             }
-            missing_frames = together - self.all_frames;
+            missing_frames = together.saturating_sub(self.all_frames);
             if alone > self.all_frames {
-                missing_frames = alone - self.all_frames;
+                missing_frames = alone.saturating_sub(self.all_frames);
                 break;
             }
             if others.pending_before > 0 {
@@ -174,13 +174,13 @@ impl<W: Word> Shares<'_, W> {
     pub(super) fn claim(&self, index: usize, own: &mut Own, frames: u64) -> Result<(), Short> {
         let short = Short { missing_frames: frames };
         let held = own.held().checked_add(frames).ok_or(short)?;
-        let more = held.max(own.minimum) - own.committed();
+        let more = held.max(own.minimum).saturating_sub(own.committed());
         if more == 0 {
             self.slots.get(index).ok_or(short)?.held.store(held);
         } else {
             self.commit(index, own.committed(), more, |slot| slot.held.store(held))?;
         }
-        own.granted += frames;
+        own.granted = own.granted.saturating_add(frames);
         Ok(())
     }
 
@@ -188,8 +188,8 @@ impl<W: Word> Shares<'_, W> {
     pub(super) fn leave(&self, index: usize, own: &mut Own, frames: u64) {
         debug_assert!(frames <= own.granted);
         let frames = frames.min(own.granted);
-        own.granted -= frames;
-        own.leaving += frames;
+        own.granted = own.granted.saturating_sub(frames);
+        own.leaving = own.leaving.saturating_add(frames);
         self.publish(index, *own);
     }
 
