@@ -41,6 +41,7 @@
 //!   callback touches watched memory.
 //! - [`scope`] from within it, or from within a handler of requests for frames: a panic.
 //! - [`Handled::NotMine`]: the report, as if there were no handler.
+//! - [`Handled::ContinueAt`]: the instruction is left out, and whatever it would have done with it.
 //!
 //! # Limits
 //!
@@ -59,6 +60,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Seq
 
 pub use umpa::watch::Access;
 use umpa_abi::addr::Gva;
+use umpa_abi::violation;
 
 use crate::lend::{self, Handles, Place, Upcall};
 use crate::{trap, upcall};
@@ -72,6 +74,9 @@ pub enum Cause {
     Protection,
     /// An entry has a bit set that must be zero.
     ReservedBit,
+    /// The frame isn't the guest's own, or a table on the way to it: the VMM says so
+    /// ([`violation`]; with `vmm run --on-violation inject`).
+    Violation,
 }
 
 /// A handler's answer.
@@ -80,6 +85,8 @@ pub enum Cause {
 pub enum Handled {
     /// The access will succeed now: try it again.
     Retry,
+    /// Go on here, with all registers as they are, instead of trying the access again.
+    ContinueAt(Gva),
     /// Not a fault that this handler knows: report it and end the guest.
     NotMine,
 }
@@ -123,6 +130,9 @@ impl Fault {
     /// Why it failed.
     #[must_use]
     pub const fn cause(&self) -> Cause {
+        if self.error & violation::VIOLATION as u64 != 0 {
+            return Cause::Violation;
+        }
         match (self.error >> 3 & 1, self.error & 1) {
             (1, _) => Cause::ReservedBit,
             (_, 1) => Cause::Protection,
@@ -130,7 +140,7 @@ impl Fault {
         }
     }
 
-    /// The error code (SDM vol. 3A, figure 4-12).
+    /// The error code (SDM vol. 3A, figure 4-12; of violations, [`violation`]).
     #[must_use]
     pub const fn error(&self) -> u64 {
         self.error
@@ -228,7 +238,7 @@ pub(crate) struct Stack {
     frame: UnsafeCell<Fault>,
 }
 
-// SAFETY: only assembly accesses it, but for the reference to the frame that it hands to `dispatch`;
+// SAFETY: only assembly accesses it, but for the only reference to the frame that it hands to `dispatch`;
 // from the stub's BTR to the `iretq` there is one fault at most.
 unsafe impl Sync for Stack {}
 
@@ -291,7 +301,7 @@ pub(crate) const CLEAN_FLAGS: i32 = !(1 << 8 | 1 << 10 | 1 << 14 | 1 << 18);
 
 /// Calls the handler; returns when the access is to be tried again. `fault.s` calls it.
 #[cfg_attr(not(any(test, feature = "image")), expect(dead_code, reason = "only fault.s calls it"))]
-extern "C" fn dispatch(fault: &Fault) {
+extern "C" fn dispatch(fault: &mut Fault) {
     RECORD.running.store(true, Relaxed);
     compiler_fence(SeqCst);
     // SAFETY: the stub found it armed and cleared that: it was lent, and isn't called a second time.
@@ -303,8 +313,10 @@ extern "C" fn dispatch(fault: &Fault) {
     };
     compiler_fence(SeqCst);
     RECORD.running.store(false, Relaxed);
-    if handled == Handled::NotMine {
-        trap::report_fault(fault);
+    match handled {
+        Handled::Retry => {}
+        Handled::ContinueAt(rip) => fault.rip = rip.get(),
+        Handled::NotMine => trap::report_fault(fault),
     }
 }
 
@@ -354,12 +366,20 @@ mod tests {
         }
     }
 
+    struct Skips;
+
+    impl Handler for Skips {
+        fn page_fault(&mut self, fault: &Fault) -> Handled {
+            Handled::ContinueAt(Gva::new(fault.rip().get() + 3))
+        }
+    }
+
     /// What the stub and fault.s do.
     fn raise(error: u64) -> bool {
         if disarm() == 0 {
             return false;
         }
-        dispatch(&Fault { error, ..Fault::ZERO });
+        dispatch(&mut Fault { error, ..Fault::ZERO });
         arm(ARMED);
         true
     }
@@ -388,6 +408,9 @@ mod tests {
         });
         assert_eq!(outer.0, 2);
         assert!(!raise(6));
+        let mut fault = Fault { rip: 0x1000, ..Fault::ZERO };
+        scope(&mut Skips, |_| dispatch(&mut fault));
+        assert_eq!(fault.rip(), Gva::new(0x1003));
     }
 
     #[test]
@@ -400,6 +423,8 @@ mod tests {
         assert_eq!(of(7), (Access::Write, Cause::Protection));
         assert_eq!(of(0x15), (Access::Fetch, Cause::Protection));
         assert_eq!(of(0xd), (Access::Read, Cause::ReservedBit));
+        assert_eq!(of(0x4007), (Access::Write, Cause::Violation));
+        assert_eq!(of(0x4014), (Access::Fetch, Cause::Violation));
         let pushed = core::array::from_fn(|i| 14 - i as u64);
         let fault = Fault { pushed, ..Fault::ZERO };
         assert_eq!(fault.registers(), core::array::from_fn(|i| i as u64));

@@ -45,6 +45,7 @@ use core::fmt;
 
 use umpa_abi::addr::Gva;
 use umpa_abi::call::ExitCode;
+use umpa_abi::violation;
 
 use crate::call;
 use crate::fault::{self, Fault};
@@ -282,7 +283,11 @@ impl fmt::Display for TrapRecord {
             processor => writeln!(f, ", processor {processor}")?,
         }
         if *vector == 14 {
-            let cause = if error & 1 == 0 { "not present" } else { "protection" };
+            let cause = match (error & u64::from(violation::VIOLATION), error & 1) {
+                (0, 0) => "not present",
+                (0, _) => "protection",
+                _ => "a violation, injected by the VMM",
+            };
             let access = match (error >> 4 & 1, error >> 1 & 1) {
                 (1, _) => "fetch",
                 (_, 1) => "write",

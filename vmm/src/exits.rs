@@ -27,10 +27,8 @@ pub enum Exit {
     Mmio {
         /// Where.
         gpa: Gpa,
-        /// How many bytes.
-        bytes: usize,
-        /// A store?
-        write: bool,
+        /// What kind.
+        access: Emulated,
     },
     /// An access to a slot's memory that the host couldn't give; KVM says where.
     MemoryFault {
@@ -71,6 +69,20 @@ pub enum Exit {
     },
 }
 
+/// An access that KVM's emulator is in the midst of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulated {
+    /// A load: KVM wants to be told what is there when the guest is entered next.
+    Load,
+    /// A store, of up to 8 bytes.
+    Store {
+        /// How many.
+        bytes: usize,
+        /// What, with zeros behind it.
+        data: [u8; 8],
+    },
+}
+
 impl Exit {
     /// The name under which it is counted.
     #[must_use]
@@ -98,8 +110,8 @@ impl Exit {
 pub struct Seen {
     /// Where, if KVM says it.
     pub gpa: Option<Gpa>,
-    /// Whether it was a store, if KVM says it.
-    pub write: Option<bool>,
+    /// What KVM's emulator is in the midst of, if it is.
+    pub emulated: Option<Emulated>,
 }
 
 /// Why a guest can't go on.
@@ -168,7 +180,7 @@ pub enum Action {
         /// What was written to its port.
         command: u32,
     },
-    /// Find out about a forbidden access, and end.
+    /// Find out about a forbidden access, and do what the [policy](crate::inject) says.
     Violation(Seen),
     /// End.
     Stop(Stop),
@@ -181,10 +193,10 @@ pub fn decide(exit: Exit) -> Action {
         Exit::Port { port: CALL_PORT, bytes: 4, out: true } => return Action::Call,
         Exit::Block { command } => return Action::Block { command },
         Exit::Interrupted | Exit::InterruptWindow => return Action::Continue,
-        Exit::Mmio { gpa, write, .. } => {
-            return Action::Violation(Seen { gpa: Some(gpa), write: Some(write) });
+        Exit::Mmio { gpa, access } => {
+            return Action::Violation(Seen { gpa: Some(gpa), emulated: Some(access) });
         }
-        Exit::MemoryFault { gpa } => return Action::Violation(Seen { gpa: Some(gpa), write: None }),
+        Exit::MemoryFault { gpa } => return Action::Violation(Seen { gpa: Some(gpa), emulated: None }),
         Exit::Fault => return Action::Violation(Seen::default()),
         Exit::Port { port, bytes, out } => Stop::Port { port, bytes, out },
         Exit::Halt => Stop::Halted,
@@ -216,11 +228,10 @@ mod tests {
             Action::Violation(seen) => seen,
             other => panic!("{other:?}"),
         };
-        assert_eq!(
-            seen(Exit::Mmio { gpa, bytes: 8, write: true }),
-            Seen { gpa: Some(gpa), write: Some(true) }
-        );
-        assert_eq!(seen(Exit::MemoryFault { gpa }), Seen { gpa: Some(gpa), write: None });
+        for access in [Emulated::Load, Emulated::Store { bytes: 8, data: [7; 8] }] {
+            assert_eq!(seen(Exit::Mmio { gpa, access }), Seen { gpa: Some(gpa), emulated: Some(access) });
+        }
+        assert_eq!(seen(Exit::MemoryFault { gpa }), Seen { gpa: Some(gpa), emulated: None });
         assert_eq!(seen(Exit::Fault), Seen::default());
     }
 

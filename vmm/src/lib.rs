@@ -14,6 +14,7 @@
 //! | [`block`] | the file behind a guest's page file |
 //! | [`upcall`] | asking it for frames |
 //! | [`call`], [`results`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
+//! | [`inject`] | what becomes of it when it touches what isn't its own |
 //! | [`vm`] | all of this as one guest |
 //! | `weakened` | deliberate holes in [`grant`], in test builds only |
 //! | [`compile`] | making images of C programs |
@@ -52,6 +53,7 @@ pub mod exits;
 pub mod grant;
 pub mod host;
 pub mod image;
+pub mod inject;
 pub mod jail;
 pub mod ledger;
 pub mod memory;

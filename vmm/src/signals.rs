@@ -269,6 +269,11 @@ impl Kick {
         self.set(&self.lock(), 0);
     }
 
+    /// Makes the next KVM_RUN return at once, for the thread that makes it.
+    pub(crate) fn hold(&self) {
+        self.set(&self.lock(), 1);
+    }
+
     /// Kicks.
     pub fn kick(&self) {
         let kicked = self.lock();

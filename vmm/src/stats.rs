@@ -168,6 +168,8 @@ impl BlockCounts {
 pub struct Counters {
     /// Returns from KVM_RUN, by kind.
     pub exits: Exits,
+    /// Violations that became page faults of the guest.
+    pub injected_violations: u64,
     /// Hypercalls, by op.
     pub calls: Calls,
     /// Of the block device; `None` without one.

@@ -9,6 +9,8 @@
 //! Selectors are Linux's, because KVM's software MMU insists on them.
 #![allow(unsafe_code)] // reads the union in kvm_run for KVM_EXIT_INTERNAL_ERROR; an ioctl that kvm-ioctls lacks
 
+mod fault;
+
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use umpa_abi::block::BLOCK_PORT;
 use umpa_abi::boot::selector;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use crate::exits::Exit;
+use crate::exits::{Emulated, Exit};
 use crate::host::Host;
 use crate::jail::Jailed;
 use crate::signals::Kick;
@@ -78,6 +80,8 @@ const XCR0_AVX512: u64 = 0xe7;
 const XCR0_AVX: u64 = 7;
 const FCW_DEFAULT: u16 = 0x37f;
 const MXCSR_DEFAULT: u32 = 0x1f80;
+
+pub use fault::FaultError;
 
 /// Why a vCPU can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -196,11 +200,11 @@ impl Vcpu {
             }
             Ok(VcpuExit::IoOut(port, data)) => Exit::Port { port, bytes: data.len(), out: true },
             Ok(VcpuExit::IoIn(port, data)) => Exit::Port { port, bytes: data.len(), out: false },
-            Ok(VcpuExit::MmioRead(gpa, data)) => {
-                Exit::Mmio { gpa: Gpa::new(gpa), bytes: data.len(), write: false }
-            }
-            Ok(VcpuExit::MmioWrite(gpa, data)) => {
-                Exit::Mmio { gpa: Gpa::new(gpa), bytes: data.len(), write: true }
+            Ok(VcpuExit::MmioRead(gpa, _)) => Exit::Mmio { gpa: Gpa::new(gpa), access: Emulated::Load },
+            Ok(VcpuExit::MmioWrite(gpa, stored)) => {
+                let mut data = [0; 8];
+                data.iter_mut().zip(stored).for_each(|(to, from)| *to = *from);
+                Exit::Mmio { gpa: Gpa::new(gpa), access: Emulated::Store { bytes: stored.len(), data } }
             }
             Ok(VcpuExit::MemoryFault { gpa, .. }) => Exit::MemoryFault { gpa: Gpa::new(gpa) },
             Ok(VcpuExit::Hlt) => Exit::Halt,

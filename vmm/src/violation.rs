@@ -2,11 +2,14 @@
 //!
 //! KVM doesn't always say. With [`Seen`] empty (EFAULT) RIP is at the instruction: its operands are
 //! computed from the registers and walked through the guest's tables until one ends at memory that
-//! isn't the guest's. An MMIO store ends with RIP behind the instruction; it is found again by its
-//! length, and taken only if an operand of it leads to the address that KVM names.
+//! isn't the guest's. An MMIO store ends with RIP behind the instruction; it is undone by `undo.rs`, and
+//! where that can't be, found again by its length, and taken only if an operand of it leads to the
+//! address that KVM names.
 //!
 //! All of this reads only what the guest may access, and at most 15 bytes of code, 15 instructions
 //! of 8 operands, four entries a walk.
+
+mod undo;
 
 use std::fmt;
 
@@ -15,7 +18,7 @@ use iced_x86::{
 };
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES};
 
-use crate::exits::Seen;
+use crate::exits::{Emulated, Seen};
 use crate::ledger::{Ledger, Owner};
 use crate::memory::GuestRam;
 use crate::tables::{self, Walk};
@@ -159,7 +162,10 @@ impl View<'_> {
         let rip = Gva::new(self.registers.general.rip);
         let (instruction, culprit) = self.culprit(rip, seen.gpa);
         let gpa = seen.gpa.or(culprit.map(|culprit| culprit.gpa));
-        let kvm_says = seen.write.map(|write| if write { Attempt::Write } else { Attempt::Read });
+        let kvm_says = seen.emulated.map(|emulated| match emulated {
+            Emulated::Load => Attempt::Read,
+            Emulated::Store { .. } => Attempt::Write,
+        });
         Violation {
             rip: instruction.map_or(rip, |instruction| Gva::new(instruction.ip())),
             attempt: culprit.map(|culprit| culprit.attempt).or(kvm_says),
@@ -169,6 +175,23 @@ impl View<'_> {
             instruction: instruction.as_ref().map(text),
             registers: *self.registers,
         }
+    }
+
+    /// The address to name for a violation whose own couldn't be found: an operand's that the tables don't
+    /// translate any more, else the first operand's, else the instruction's.
+    #[must_use]
+    pub fn likely_address(&self) -> Gva {
+        let rip = Gva::new(self.registers.general.rip);
+        let Some(instruction) = self.decode(rip) else { return rip };
+        let mut factory = InstructionInfoFactory::new();
+        let addresses = factory.info(&instruction).used_memory().iter().filter_map(|memory| {
+            let accesses = !matches!(memory.access(), OpAccess::None | OpAccess::NoMemAccess);
+            let address = memory.virtual_address(0, |register, _, _| self.register(register));
+            address.filter(|_| accesses).map(Gva::new)
+        });
+        let addresses: Vec<Gva> = addresses.collect();
+        let stale = addresses.iter().find(|gva| !matches!(self.walk(**gva), Walk::Mapped { .. }));
+        stale.or(addresses.first()).copied().unwrap_or(rip)
     }
 
     /// True if the guest's next instruction lies outside its memory.
@@ -305,10 +328,10 @@ mod tests {
 
     use super::*;
 
-    const CODE: u64 = 0x5000;
+    pub(super) const CODE: u64 = 0x5000;
 
     /// Root at SYSTEM_GPA; GVA = GPA below 1 GiB (as 2 MiB leaves) and in GiB 4, 5, 6.
-    fn ram(code: &[u8]) -> GuestRam {
+    pub(super) fn ram(code: &[u8]) -> GuestRam {
         let ram = GuestRam::new(4 << 20, 4 << 20).unwrap();
         let table = |i: u64| SYSTEM_GPA.get() + i * PAGE_BYTES;
         let store = |gpa: u64, entry: u64| ram.store(Gpa::new(gpa), entry | PRESENT).unwrap();
@@ -366,7 +389,8 @@ mod tests {
     #[test]
     fn a_store_is_found_behind_which_rip_is_already() {
         let gpa = Gpa::new((6 << 30) + 0x123);
-        let seen = Seen { gpa: Some(gpa), write: Some(true) };
+        let emulated = Some(Emulated::Store { bytes: 1, data: [0; 8] });
+        let seen = Seen { gpa: Some(gpa), emulated };
         let store = look(&[0x90, 0x88, 0x18, 0x90], 3, gpa.get(), seen); // nop; mov [rax], bl; nop
         assert_eq!(store.instruction.as_deref(), Some("mov [rax],bl"));
         assert_eq!(store.rip, Gva::new(SYSTEM_GPA.get() + CODE + 1));

@@ -45,6 +45,7 @@ use umpa_abi::record::Record;
 use crate::block::Device;
 use crate::call::{CallError, Server};
 use crate::host::Host;
+use crate::inject::Injections;
 use crate::jail::Role;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
@@ -55,6 +56,7 @@ use crate::tables;
 use crate::traps;
 use crate::upcall::{Asker, Requests};
 use crate::vcpu::{Start, Vcpu};
+use crate::violation::Violation;
 use boot::{boot_info, pack_args};
 use machine::{Machine, Shared, State, Turn};
 use runner::Runners;
@@ -163,6 +165,7 @@ impl Vm {
         let state = State {
             ledger,
             server: Server::new(system.call_areas.gpa, config.output_limit_bytes, Arc::clone(&requests)),
+            injections: Injections::new(config.on_violation),
         };
         let shared = Arc::new(Shared::new(requests, vm, block, ram, stopper));
         let mut runners = Runners::new(Arc::clone(&shared));
@@ -266,11 +269,19 @@ impl Vm {
         self.state.as_ref().map_or(&[], |state| state.server.records())
     }
 
+    /// The first few violations that the guest has heard of, and lived on; [`counters`](Self::counters) says
+    /// how many there were.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        self.state.as_ref().map_or(&[], |state| state.injections.first())
+    }
+
     /// What was counted so far, by all vCPUs together.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let read = |stats: &Option<KvmStats>| stats.as_ref().map(KvmStats::read).unwrap_or_default();
         let mut counters = Counters {
+            injected_violations: self.state.as_ref().map_or(0, |state| state.injections.count()),
             calls: self.state.as_ref().map(|state| state.server.calls()).unwrap_or_default(),
             block: self.shared.block.as_ref().map(Device::counts),
             kvm_vm: read(&self.vm_stats),

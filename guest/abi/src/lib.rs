@@ -18,6 +18,7 @@
 //! - [`share`]: what a driver orders a guest to do with frames of a pool.
 //! - [`upcall`]: the host asks a guest for frames.
 //! - [`victim`]: what a guest computes that nobody may disturb.
+//! - [`violation`]: what an access to memory that isn't its own looks like to a guest that goes on.
 //!
 //! # Rules
 //!
@@ -54,6 +55,7 @@ pub mod record;
 pub mod share;
 pub mod upcall;
 pub mod victim;
+pub mod violation;
 mod wire;
 
 pub use wire::{DecodeError, Wire};

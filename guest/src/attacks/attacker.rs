@@ -372,29 +372,12 @@ impl<'a> Attacker<'a> {
     /// # Errors
     /// When nothing has stopped it.
     pub fn touch(&mut self, way: Way, gva: Gva) -> Result<(), Failure> {
-        let mut registers =
-            Registers { rax: MARK, rcx: 16, rsi: gva.get(), rdi: gva.get(), ..Registers::default() };
-        let own = [0_u64; 2];
-        let code = match way {
-            Way::Read => hardware::load(),
-            Way::Write => hardware::store(),
-            Way::Execute => hardware::jump(),
-            Way::Locked => hardware::locked_add(),
-            Way::Push => {
-                registers.rdi += 8;
-                hardware::push()
-            }
-            Way::CopyFrom => {
-                registers.rdi = (&raw const own) as u64;
-                hardware::copy()
-            }
-            Way::CopyTo => {
-                registers.rsi = (&raw const own) as u64;
-                hardware::copy()
-            }
-        };
-        match self.run_at(code, &mut registers) {
-            Ok(()) => Err(Failure::new("memory that isn't ours was reached")),
+        let mut own = [0; 2];
+        self.tried += 1;
+        let done = perform(way, gva, &mut own);
+        self.raised += u64::from(done.is_err());
+        match done {
+            Ok(_) => Err(Failure::new("memory that isn't ours was reached")),
             // Zeros are `add [rax], al`, and rax is no address: #GP is what they raise when they are executed.
             // (#UD is what KVM raises where it can't fetch.)
             Err(raised) if way == Way::Execute && raised.rip == gva && raised.vector == GP => {
@@ -421,6 +404,36 @@ impl<'a> Attacker<'a> {
         let mut registers = Registers { rax: value, rdi: gva.get(), ..Registers::default() };
         self.run_at(hardware::store(), &mut registers)
     }
+}
+
+/// Accesses `gva`: [`MARK`] is stored or added or pushed; the copies are of 16 bytes, from or to `own`. What was
+/// loaded is in rax afterwards.
+///
+/// # Errors
+/// The exception.
+pub fn perform(way: Way, gva: Gva, own: &mut [u64; 2]) -> Result<Registers, Raised> {
+    let mut registers =
+        Registers { rax: MARK, rcx: 16, rsi: gva.get(), rdi: gva.get(), ..Registers::default() };
+    let code = match way {
+        Way::Read => hardware::load(),
+        Way::Write => hardware::store(),
+        Way::Execute => hardware::jump(),
+        Way::Locked => hardware::locked_add(),
+        Way::Push => {
+            registers.rdi += 8;
+            hardware::push()
+        }
+        Way::CopyFrom => {
+            registers.rdi = own.as_mut_ptr() as u64;
+            hardware::copy()
+        }
+        Way::CopyTo => {
+            registers.rsi = own.as_mut_ptr() as u64;
+            hardware::copy()
+        }
+    };
+    // SAFETY: what code does that an attack runs is the attack (see the module).
+    unsafe { probe::run(code, &mut registers) }.map(|()| registers)
 }
 
 /// `Ok` if an exception came with this number.

@@ -103,6 +103,8 @@ mod table_ungranted;
 mod tables_from_disk;
 mod trap_pages;
 mod triple_fault;
+mod violation_handler;
+mod violation_storm;
 mod virtualization;
 mod waits;
 mod write_code;
@@ -110,7 +112,7 @@ mod write_given_back;
 mod write_ungranted;
 mod wrong_version;
 
-pub use attacker::{Attacker, GP, MARK, PF, Way, raised};
+pub use attacker::{Attacker, GP, MARK, PF, Way, perform, raised};
 
 use crate::workloads::Failure;
 
@@ -210,6 +212,8 @@ pub static ATTACKS: &[&Attack] = &[
     &tables_from_disk::ATTACK,
     &trap_pages::ATTACK,
     &triple_fault::ATTACK,
+    &violation_handler::ATTACK,
+    &violation_storm::ATTACK,
     &virtualization::ATTACK,
     &waits::ATTACK,
     &write_code::ATTACK,

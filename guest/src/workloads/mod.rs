@@ -54,6 +54,7 @@ mod vector_times;
 mod victim;
 mod views;
 mod violation;
+mod violations;
 mod watch;
 mod zeroed;
 
@@ -326,6 +327,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "violation",
         description: "[ungranted|revoked] touches a frame that isn't its own",
         run: violation::run,
+    },
+    Workload {
+        name: "violations",
+        description: "[all|skip|unhandled|nested|storm|delivery] hears of its violations and goes on",
+        run: violations::run,
     },
     Workload {
         name: "watch",

@@ -13,6 +13,7 @@ use vmm::block::PageFileConfig;
 use vmm::call::OUTPUT_DEFAULT_BYTES;
 use vmm::host::Host;
 use vmm::image::Image;
+use vmm::inject::{INJECTIONS_DEFAULT, OnViolation};
 use vmm::jail::Jail;
 use vmm::jail::process::Limits;
 use vmm::results;
@@ -65,6 +66,13 @@ pub(crate) struct Args {
     /// Stop the guest when it has written and reported more than this.
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "16M")]
     output_limit: u64,
+    /// What happens when the guest touches what isn't its own: it ends, or gets a page fault that its handler
+    /// can tell by its error code.
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Policy::Kill)]
+    on_violation: Policy,
+    /// How often it gets one before it ends.
+    #[arg(long, value_name = "COUNT", default_value_t = INJECTIONS_DEFAULT)]
+    injections: u64,
     /// Run without the jail: for debugging the VMM, not for a guest that you don't know.
     #[arg(long)]
     no_jail: bool,
@@ -84,8 +92,17 @@ enum RingArg {
     Three,
 }
 
+/// What happens at a violation.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Policy {
+    Kill,
+    Inject,
+}
+
 const _: () = assert!(MEMORY_DEFAULT_BYTES == 64 << 20, "the default of --mem says 64M");
 const _: () = assert!(OUTPUT_DEFAULT_BYTES == 16 << 20, "the default of --output-limit says 16M");
+/// Injected violations that are shown.
+const VIOLATIONS_SHOWN: usize = 3;
 /// A result as text takes at most so many times its bytes as a record.
 const TEXT_TIMES: u64 = 4;
 /// What the command itself says: counters, errors.
@@ -120,6 +137,10 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let timing_is_real = timing::timing_is_real();
     config.is_emulated = !timing_is_real;
     config.args.extend(args.args);
+    config.on_violation = match args.on_violation {
+        Policy::Kill => OnViolation::Kill,
+        Policy::Inject => OnViolation::Inject { most: args.injections },
+    };
     config.ring = match args.ring {
         RingArg::Zero => Ring::Zero,
         RingArg::Three => Ring::Three,
@@ -140,6 +161,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
     super::print(&ask::report(&asker.outcomes(), timing_is_real))?;
     super::print(&vm.records().iter().map(results::line).collect::<String>())?;
+    show_violations(&vm);
     if args.stats {
         show_counters(&vm.counters());
     }
@@ -168,9 +190,26 @@ fn run_to_the_end(vm: &mut Vm) -> Result<call::ExitCode, VmError> {
     }
 }
 
+/// What the guest has touched and lived on.
+fn show_violations(vm: &Vm) {
+    let (first, count) = (vm.violations(), vm.counters().injected_violations);
+    let shown = &first[..first.len().min(VIOLATIONS_SHOWN)];
+    for violation in shown {
+        let text = violation.to_string();
+        // Without the registers.
+        text.lines().take(2).for_each(|line| eprintln!("{line}"));
+    }
+    if count > 0 {
+        eprintln!("{count} violations became the guest's page faults, of which {} are above", shown.len());
+    }
+}
+
 fn show_counters(counters: &Counters) {
     for (name, count) in counters.exits.iter() {
         eprintln!("exit {name} {count}");
+    }
+    if counters.injected_violations > 0 {
+        eprintln!("injected violations {}", counters.injected_violations);
     }
     for (name, count) in counters.calls.iter() {
         eprintln!("call {name} {count}");

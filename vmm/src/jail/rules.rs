@@ -16,11 +16,17 @@ use crate::memory;
 
 #[allow(unreachable_pub)] // the macro's functions are pub
 mod number {
-    use kvm_bindings::{KVMIO, kvm_interrupt, kvm_regs, kvm_sregs};
+    use kvm_bindings::{KVMIO, kvm_fpu, kvm_interrupt, kvm_regs, kvm_sregs, kvm_vcpu_events};
     vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
     vmm_sys_util::ioctl_ior_nr!(KVM_GET_REGS, KVMIO, 0x81, kvm_regs);
     vmm_sys_util::ioctl_ior_nr!(KVM_GET_SREGS, KVMIO, 0x83, kvm_sregs);
     vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_SREGS, KVMIO, 0x84, kvm_sregs);
+    vmm_sys_util::ioctl_ior_nr!(KVM_GET_FPU, KVMIO, 0x8c, kvm_fpu);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_FPU, KVMIO, 0x8d, kvm_fpu);
+    vmm_sys_util::ioctl_ior_nr!(KVM_GET_VCPU_EVENTS, KVMIO, 0x9f, kvm_vcpu_events);
+    vmm_sys_util::ioctl_iow_nr!(KVM_SET_VCPU_EVENTS, KVMIO, 0xa0, kvm_vcpu_events);
 }
 
 /// `prctl` operations that Rust and seccomp use.
@@ -167,11 +173,24 @@ fn of_the_vcpu(vcpu: RawFd, files: &[RawFd]) -> Vec<Rule> {
     let of = |request: u64| when().fd(0, vcpu).is(1, request);
     let requests =
         [number::KVM_RUN(), number::KVM_GET_REGS(), number::KVM_GET_SREGS(), number::KVM_INTERRUPT()];
+    let faults = [
+        number::KVM_GET_VCPU_EVENTS(),
+        number::KVM_SET_VCPU_EVENTS(),
+        number::KVM_SET_REGS(),
+        number::KVM_SET_SREGS(),
+        number::KVM_GET_FPU(),
+        number::KVM_SET_FPU(),
+    ];
     let rules = [
         only(
             libc::SYS_ioctl,
             each(requests, of),
             "the guest runs; its registers for a report; an interrupt that tells it of a request",
+        ),
+        only(
+            libc::SYS_ioctl,
+            each(faults, of),
+            "a violation becomes the guest's page fault: the access is undone, the fault is raised",
         ),
         only(
             libc::SYS_pread64,

@@ -8,6 +8,7 @@ use umpa_abi::layout::PROCESSORS_MAX;
 use crate::block::PageFile;
 use crate::call::OUTPUT_DEFAULT_BYTES;
 use crate::image::Image;
+use crate::inject::OnViolation;
 use crate::jail::Jail;
 use crate::pool::Membership;
 use crate::upcall::OnUnanswered;
@@ -46,6 +47,8 @@ pub struct VmConfig {
     pub jail: Jail,
     /// The host is an emulator, so the guest prints no times.
     pub is_emulated: bool,
+    /// What happens when it touches what isn't its own.
+    pub on_violation: OnViolation,
     /// What happens when it doesn't answer a demand for frames in time.
     pub on_unanswered: OnUnanswered,
     /// Where its console's text goes.
@@ -69,6 +72,7 @@ impl VmConfig {
             output_limit_bytes: OUTPUT_DEFAULT_BYTES,
             jail: Jail::On,
             is_emulated: false,
+            on_violation: OnViolation::default(),
             on_unanswered: OnUnanswered::default(),
             console: Box::new(io::stdout()),
         }
@@ -87,6 +91,7 @@ impl std::fmt::Debug for VmConfig {
             .field("timeout", &self.timeout)
             .field("cpu_time", &self.cpu_time)
             .field("jail", &self.jail)
+            .field("on_violation", &self.on_violation)
             .finish_non_exhaustive()
     }
 }

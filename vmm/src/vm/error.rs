@@ -11,6 +11,7 @@ use crate::block::DeviceError;
 use crate::call::CallError;
 use crate::exits::Stop;
 use crate::image::ImageError;
+use crate::inject::NotInjected;
 use crate::jail::JailError;
 use crate::memory::MemoryError;
 use crate::pool::PoolError;
@@ -62,6 +63,15 @@ pub enum VmError {
     /// The guest touched what isn't its own.
     #[error("{0}")]
     Violation(Box<Violation>),
+    /// The guest touched what isn't its own, and was to hear of it.
+    #[error("{violation}\n  {}", ended_because(.why))]
+    NotInjected {
+        /// What it touched.
+        violation: Box<Violation>,
+        /// Why it can't hear of that.
+        #[source]
+        why: NotInjected,
+    },
     /// The guest can't go on.
     #[error("the guest stopped {}", place(.registers.as_deref()))]
     Stopped {
@@ -119,6 +129,13 @@ pub enum VmError {
     /// `run` after the end.
     #[error("the guest has ended already")]
     Ended,
+}
+
+fn ended_because(why: &NotInjected) -> &'static str {
+    match why {
+        NotInjected::UsedUp { .. } => "it isn't injected any more",
+        NotInjected::Delivering | NotInjected::Lost | NotInjected::Fault(_) => "it can't be injected",
+    }
 }
 
 /// Where a guest stopped.

@@ -20,7 +20,8 @@ use umpa_abi::upcall::REQUEST_VECTOR;
 use super::VmError;
 use crate::block::Device;
 use crate::call::{Served, Server};
-use crate::exits::{Action, Seen, Stop, decide};
+use crate::exits::{Action, Emulated, Seen, Stop, decide};
+use crate::inject::{Begun, Decision, Injections, NotInjected, error_code};
 use crate::jail::Jailed;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
@@ -54,6 +55,7 @@ pub(super) enum Turn {
 pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) server: Server,
+    pub(super) injections: Injections,
 }
 
 /// What the vCPUs of a guest have in common.
@@ -144,7 +146,7 @@ impl Machine {
             match decide(exit) {
                 Action::Continue => {}
                 Action::Call => {
-                    let served = shared.with(|State { ledger, server }| {
+                    let served = shared.with(|State { ledger, server, .. }| {
                         if let Some(block) = &shared.block {
                             block.reap(ledger);
                         }
@@ -166,11 +168,11 @@ impl Machine {
                     }
                     None => {
                         let stop = Stop::Port { port: BLOCK_PORT, bytes: 4, out: true };
-                        return Err(self.stopped(stop));
+                        self.stopped(stop, jailed)?;
                     }
                 },
-                Action::Violation(seen) => return Err(self.violation(seen)),
-                Action::Stop(stop) => return Err(self.stopped(stop)),
+                Action::Violation(seen) => self.violation(seen, jailed)?,
+                Action::Stop(stop) => self.stopped(stop, jailed)?,
             }
         }
     }
@@ -179,15 +181,52 @@ impl Machine {
         Gva::new(self.vcpu.registers().general.rip)
     }
 
-    fn violation(&self, seen: Seen) -> VmError {
-        let registers = self.vcpu.registers();
-        let found = self.shared.with(|State { ledger, .. }| {
-            View { ram: &self.shared.ram, ledger, registers: &registers }.violation(seen)
-        });
-        found.map_or_else(|error| error, |violation| VmError::Violation(Box::new(violation)))
+    /// Finds out about a forbidden access. `Ok`: the guest goes on, with a page fault.
+    fn violation(&mut self, seen: Seen, jailed: &Jailed) -> Result<(), VmError> {
+        let mut registers = self.vcpu.registers();
+        let (violation, address, begun, is_kill) =
+            self.shared.with(|State { ledger, injections, .. }| {
+                let mut begun = Begun::Undoable;
+                if let (Some(gpa), Some(Emulated::Store { bytes, data })) = (seen.gpa, seen.emulated) {
+                    let view = View { ram: &self.shared.ram, ledger, registers: &registers };
+                    let before = data.get(..bytes).and_then(|data| view.before_store(gpa, data));
+                    begun = if before.is_some() { Begun::Undoable } else { Begun::Lost };
+                    registers.general = before.unwrap_or(registers.general);
+                }
+                let view = View { ram: &self.shared.ram, ledger, registers: &registers };
+                let violation = view.violation(seen);
+                let address = violation.gva.unwrap_or_else(|| view.likely_address());
+                (violation, address, begun, injections.is_kill())
+            })?;
+        if is_kill {
+            return Err(VmError::Violation(Box::new(violation)));
+        }
+        let delivering = self.vcpu.is_delivering();
+        let decided = match delivering {
+            Ok(is_delivering) => self.shared.with(|state| state.injections.decide(is_delivering, begun))?,
+            Err(error) => Decision::End(error.into()),
+        };
+        let raised = match decided {
+            Decision::Kill => return Err(VmError::Violation(Box::new(violation))),
+            Decision::End(why) => Err(why),
+            Decision::Inject => {
+                let undone = match seen.emulated {
+                    None => Ok(()),
+                    Some(Emulated::Load) => self.vcpu.undo_load(jailed),
+                    Some(Emulated::Store { .. }) => self.vcpu.undo_store(&registers.general, jailed),
+                };
+                let raised = undone.and_then(|()| self.vcpu.page_fault(address, error_code(&violation)));
+                raised.map_err(NotInjected::from)
+            }
+        };
+        match raised {
+            Ok(()) => self.shared.with(|state| state.injections.record(violation)),
+            Err(why) => Err(VmError::NotInjected { violation: Box::new(violation), why }),
+        }
     }
 
-    fn stopped(&self, stop: Stop) -> VmError {
+    /// The end of the guest, unless it is a violation that it hears of.
+    fn stopped(&mut self, stop: Stop, jailed: &Jailed) -> Result<(), VmError> {
         let registers = self.vcpu.registers_if_kept();
         // KVM can't emulate what it can't fetch: a jump outside memory ends so.
         if let (Stop::Internal { .. }, Some(registers)) = (&stop, &registers) {
@@ -195,10 +234,10 @@ impl Machine {
                 View { ram: &self.shared.ram, ledger, registers }.runs_outside()
             });
             if runs_outside.unwrap_or(false) {
-                return self.violation(Seen::default());
+                return self.violation(Seen::default(), jailed);
             }
         }
-        VmError::Stopped { stop, registers: registers.map(Box::new) }
+        Err(VmError::Stopped { stop, registers: registers.map(Box::new) })
     }
 }
 

@@ -15,6 +15,7 @@ use vmm::call::CallError;
 use vmm::exits::Stop;
 use vmm::host::Host;
 use vmm::image::Image;
+use vmm::inject::{NotInjected, OnViolation};
 use vmm::upcall::OnUnanswered;
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
@@ -220,6 +221,9 @@ impl Attempt<'_> {
             config.page_file = file.ok();
         }
         config.on_unanswered = OnUnanswered::EndsGuest;
+        if let Some(most) = self.planned.injections {
+            config.on_violation = OnViolation::Inject { most };
+        }
         let mut vm = Vm::new(self.host, config)?;
         let around = Around::new(vm.host_ranges());
         let asker = vm.asker();
@@ -270,7 +274,8 @@ impl Attempt<'_> {
             let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
             ended.wrong.push(format!("it should have been stopped by: {}", allowed.join("; ")));
         }
-        if let (Err(VmError::Violation(violation)), Some(target)) = (&remains.ended, remains.target)
+        if let (Err(VmError::Violation(violation) | VmError::NotInjected { violation, .. }), Some(target)) =
+            (&remains.ended, remains.target)
             && let Some(found) = violation.gpa
             && found.containing() != target.containing()
         {
@@ -306,6 +311,9 @@ fn of_error(error: &VmError) -> (Option<By>, Ended) {
             let by = violation.owner.map_or(By::Unlocated, By::Violation);
             let at = violation.gpa.map_or("an unknown address".to_owned(), |gpa| gpa.to_string());
             stopped(by, format!("guest-physical {at}, rip {}", violation.rip))
+        }
+        VmError::NotInjected { violation, why: NotInjected::UsedUp { most } } => {
+            stopped(By::Injections, format!("after {most} violations, rip {}", violation.rip))
         }
         VmError::Stopped { stop, registers } => {
             let by = match stop {

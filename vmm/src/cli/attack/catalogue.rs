@@ -40,6 +40,8 @@ pub(super) enum By {
     Unanswered,
     /// Another ABI version.
     Version,
+    /// The limit of violations that it may hear of.
+    Injections,
 }
 
 impl fmt::Display for By {
@@ -62,6 +64,7 @@ impl fmt::Display for By {
             Self::OutputLimit => "output limit",
             Self::Unanswered => "demand unanswered",
             Self::Version => "ABI version",
+            Self::Injections => "violation, one too many",
         })
     }
 }
@@ -84,6 +87,8 @@ pub(super) struct Planned {
     pub(super) page_file_slots: u64,
     /// What is asked of it, at its first pause.
     pub(super) asks: Option<Ask>,
+    /// How many violations it hears of; `None`: the first one ends it.
+    pub(super) injections: Option<u64>,
     /// Only the watchdog ends it.
     pub(super) spins: bool,
     /// Where it isn't tried, why.
@@ -125,6 +130,7 @@ const fn refused(name: &'static str) -> Planned {
         memory_bytes: 8 << 20,
         page_file_slots: 0,
         asks: None,
+        injections: None,
         spins: false,
         skipped: |_| None,
         by: |_| &[By::Refused],
@@ -154,6 +160,10 @@ impl Planned {
 
     const fn asks(self, ask: Ask) -> Self {
         Self { asks: Some(ask), ..self }
+    }
+
+    const fn hears(self, injections: u64) -> Self {
+        Self { injections: Some(injections), ..self }
     }
 
     const fn skipped(self, skipped: fn(Where) -> Option<&'static str>) -> Self {
@@ -269,6 +279,8 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("tables-from-disk").times(2).file(8).by(|_| &[By::Refused, By::Unlocated, NEVER]),
     refused("trap-pages").only_at_cpl_3(),
     refused("triple-fault").by(|_| &[By::TripleFault]),
+    refused("violation-handler").times(5).hears(50).by(|_| &[By::Injections, By::Exception]),
+    refused("violation-storm").times(14).hears(50).by(|_| &[By::Injections, By::Refused]),
     refused("virtualization").times(17).by(instructions),
     refused("waits").times(7).by(instructions),
     refused("write-code"),
