@@ -7,7 +7,7 @@ use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::exchange::{Extent, Policy};
 use umpa_abi::layout::{FRAMES_GPA, SYSTEM_GPA};
 use umpa_abi::paging::{LARGE, PRESENT};
-use vmm::exits::Seen;
+use vmm::exits::{Emulated, Seen};
 use vmm::grant;
 use vmm::ledger::{Ledger, Owner};
 use vmm::memory::GuestRam;
@@ -54,8 +54,16 @@ pub fn check(data: &[u8]) {
     }
     let seen = match shape >> 4 & 3 {
         0 | 1 => Seen::default(),
-        2 => Seen { gpa: Some(Gpa::new(address(&mut input))), write: Some(shape & 64 != 0) },
-        _ => Seen { gpa: Some(Gpa::new(address(&mut input))), write: None },
+        kind => {
+            let gpa = Some(Gpa::new(address(&mut input)));
+            let bytes = 1 << (shape >> 6);
+            let emulated = match kind {
+                2 if shape & 64 == 0 => Some(Emulated::Load),
+                2 => Some(Emulated::Store { bytes, data: input.u64().to_le_bytes() }),
+                _ => None,
+            };
+            Seen { gpa, emulated }
+        }
     };
     let code = usize::from(input.u8() % 32);
     let start = Gpa::new(SYSTEM_GPA.get() + CODE);
