@@ -202,22 +202,19 @@ impl<'a, M: Machine> Umpa<'a, M> {
         Ok(slot.page().start())
     }
 
-    /// A block of at least `bytes` that is expected to grow to `reserve_bytes`: with [`Placement::Ladder`] at the
-    /// beginning of a free run that has so many, so that it grows where it is, without a store to a table, as long
-    /// as nobody takes the frames behind it. Else in a window with so many addresses.
+    /// A block of at least `bytes` that is expected to grow to `reserve_bytes`: with [`Placement::Ladder`] in a
+    /// free run that has so many from there on, so that it grows where it is, without a store to a table, as long
+    /// as nobody takes the frames behind it. It lies in the middle of one of the longest runs, or so far before it
+    /// that they suffice: those that grow at the same time are far apart. Else it is in a window with so many
+    /// addresses.
     ///
     /// # Errors
     /// [`AllocError`], and nothing is allocated.
     pub fn userpage_malloc_growing(&mut self, bytes: u64, reserve_bytes: u64) -> Result<Gva, AllocError> {
         let (pages, room) = (pages_of(bytes)?, pages_of(reserve_bytes.max(bytes))?);
         if self.config.placement == Placement::Ladder
-            && let Some(run) = self.frames.get(room)
+            && let Some(run) = self.growing_run(pages, room)
         {
-            let (run, behind) =
-                if room > pages { run.split(pages) } else { (run, Run::new(Frame::new(0), 0)) };
-            if behind.frames() > 0 {
-                self.put_back(behind);
-            }
             self.frames.set_note(run.first(), BLOCK | pages);
             self.stats.direct += 1;
             return Ok(layout::direct(run.first().start()));
@@ -225,6 +222,21 @@ impl<'a, M: Machine> Umpa<'a, M> {
         let slot = self.new_window(pages, room)?;
         self.stats.windows += 1;
         Ok(slot.page().start())
+    }
+
+    /// `pages` frames with at least `room - pages` free ones behind them.
+    fn growing_run(&mut self, pages: u64, room: u64) -> Option<OwnedRun> {
+        if let Some(run) = self.frames.get_middle(pages, room) {
+            return Some(run);
+        }
+        // None of the longest may still be long enough, and what is zero may have to be joined to what isn't.
+        let run = self.frames.get(room)?;
+        if room == pages {
+            return Some(run);
+        }
+        let (run, behind) = run.split(pages);
+        self.put_back(behind);
+        Some(run)
     }
 
     /// Addresses for `bytes`, without memory: [`Self::userpage_commit`] backs parts of it.

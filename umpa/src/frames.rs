@@ -195,6 +195,15 @@ impl<'a> FrameStore<'a> {
         Some(Run::new(self.frame(unit), frames))
     }
 
+    /// `frames` contiguous frames in the middle of one of the longest free runs, or so far before it that `room`
+    /// are free from there on; at the beginning of a large frame where that is possible for so many.
+    pub fn get_middle(&mut self, frames: u64, room: u64) -> Option<OwnedRun> {
+        let large = PageSize::Size2M.frames();
+        let align = if room < large { 1 } else { large };
+        let unit = self.runs.take_middle(frames, room, align, self.base.get() % align)?;
+        Some(Run::new(self.frame(unit), frames))
+    }
+
     /// The `frames` frames from `first` on, when they are the beginning of a free run.
     pub fn get_at(&mut self, first: Frame, frames: u64) -> Option<OwnedRun> {
         let unit = self.unit(first)?;

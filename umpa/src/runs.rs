@@ -250,6 +250,22 @@ impl<'a> Runs<'a> {
         Some(start)
     }
 
+    /// Takes `units` units from the middle of one of the longest runs, or so far before it that `room` are free
+    /// from there on: what grows lies far from what grows elsewhere. It begins at a multiple of `align` (a power
+    /// of two), counted from unit `-origin`, if there is one before in the run.
+    pub fn take_middle(&mut self, units: u64, room: u64, align: u64, origin: u64) -> Option<u64> {
+        debug_assert!(align.is_power_of_two() && (1..=room).contains(&units));
+        let longest = |holds: Content| self.indices[holds as usize].longest_class();
+        let zeros = longest(Content::Zero) > longest(Content::Any);
+        let index = &self.indices[if zeros { Content::Zero } else { Content::Any } as usize];
+        let first = index.head(index.longest_class()?);
+        let len = self.run_units(first);
+        let start = first + (len / 2).min(len.checked_sub(room)?);
+        let start = start.saturating_sub((start + origin) % align).max(first);
+        self.carve(first, len, start, units);
+        Some(start)
+    }
+
     /// Takes exactly the `units` from `first`, when they are the beginning of a free run.
     pub fn take_at(&mut self, first: u64, units: u64) -> bool {
         let mut len = self.begins(first);

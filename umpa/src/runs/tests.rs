@@ -50,6 +50,32 @@ fn a_whole_store_can_be_taken_and_put_back() {
 }
 
 #[test]
+fn what_is_to_grow_lies_in_the_middle_of_the_longest_run() {
+    let mut tags = vec![0; 1000];
+    let mut runs = Runs::new(&mut tags);
+    assert_eq!(runs.take_middle(1, 1, 1, 0), None);
+    runs.put(0, 1000, Content::Any).unwrap();
+    assert_eq!(runs.take_middle(3, 1001, 1, 0), None);
+    assert_eq!(runs.take_middle(3, 500, 1, 0), Some(500));
+    // At multiples of 64, counted from unit -10, in both of what is left.
+    assert_eq!(runs.take_middle(3, 200, 64, 10), Some(694));
+    assert_eq!(runs.take_middle(3, 200, 64, 10), Some(246));
+    assert!(runs.take_at(503, 191) && runs.take_at(697, 303));
+    // Half of 251 is too little, so it begins before; there is no multiple of 512.
+    assert_eq!(runs.take_middle(3, 200, 1, 0), Some(300));
+    assert_eq!(runs.take_middle(3, 100, 512, 300), Some(0));
+    runs.check();
+    // The other half is longer, and zero.
+    let mut tags = vec![0; 100];
+    let mut runs = Runs::new(&mut tags);
+    runs.put(0, 40, Content::Any).unwrap();
+    runs.put(40, 60, Content::Zero).unwrap();
+    assert_eq!(runs.take_middle(1, 10, 1, 0), Some(70));
+    assert_eq!(runs.zero_units(), 59);
+    runs.check();
+}
+
+#[test]
 fn free_runs_are_refused() {
     let mut tags = vec![0; 100];
     let mut runs = Runs::new(&mut tags);
