@@ -7,6 +7,7 @@
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`apart`]: native series in processes of their own; [`table1`]: blocks touched page by page there.
+//! - [`peers`]: the allocators that programs use; [`fig11`]: blocks resized by them and by Linux.
 //! - [`paper`]: what the paper measured.
 //! - [`giveback`]: giving memory back natively.
 //! - [`grants`]: memory that comes and goes natively, run by run.
@@ -29,6 +30,7 @@ pub mod belady;
 pub mod calls;
 pub mod counts;
 pub mod driver;
+pub mod fig11;
 pub mod forked;
 pub mod giveback;
 pub mod grants;
@@ -36,6 +38,7 @@ pub mod linux;
 pub mod lists;
 pub mod moves;
 pub mod paper;
+pub mod peers;
 pub mod plan;
 pub mod record;
 pub mod samples;

@@ -13,7 +13,7 @@
 use std::ptr::{self, copy_nonoverlapping};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use work::moves::{Exchange, Grow, Source};
+use work::moves::{Exchange, Resize, Source};
 
 /// Names of all series.
 pub const NAMES: [&str; 4] = ["linux-copy", "linux-mremap", "thp-copy", "thp-mremap"];
@@ -122,14 +122,14 @@ unsafe impl Source for Linux {
     }
 }
 
-// SAFETY: the kernel keeps the content of what it moves; a copy is as long as the old block.
-unsafe impl Grow for Linux {
-    fn grow(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
+// SAFETY: the kernel keeps the content of what it moves; a copy has all that both blocks have.
+unsafe impl Resize for Linux {
+    fn resize(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
         if self.copies {
-            let longer = self.map(new)?;
-            // SAFETY: two live mappings of at least `old` bytes.
-            unsafe { copy_nonoverlapping(pointer(block), pointer(longer), old as usize) };
-            return Self::unmap(block, old).then_some(longer);
+            let other = self.map(new)?;
+            // SAFETY: two live mappings of at least so many bytes.
+            unsafe { copy_nonoverlapping(pointer(block), pointer(other), old.min(new) as usize) };
+            return Self::unmap(block, old).then_some(other);
         }
         let to = self.place(new)?;
         if !Self::remap(block, [old, new], to, false) {
@@ -195,8 +195,8 @@ mod tests {
     fn a_growing_block_really_moves() {
         let mut linux = Linux::new("linux-mremap").unwrap();
         let first = linux.alloc(4096, 1 << 20).unwrap();
-        let second = linux.grow(first, 4096, 8192).unwrap();
-        let third = linux.grow(second, 8192, 16384).unwrap();
+        let second = linux.resize(first, 4096, 8192).unwrap();
+        let third = linux.resize(second, 8192, 16384).unwrap();
         assert!(first != second && second != third);
         assert!(linux.free(third, 16384));
         linux.later();

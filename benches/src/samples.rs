@@ -239,6 +239,13 @@ impl Record {
         table::matrix(self, title, work, per, baseline)
     }
 
+    /// How many times less than `baseline` the series take for a work: a line for each series, a column for
+    /// each size.
+    #[must_use]
+    pub fn ratios(&self, title: &str, work: &str, baseline: &str) -> String {
+        table::ratios(self, title, work, baseline)
+    }
+
     /// Counters and targets.
     #[must_use]
     pub fn ending(&self) -> String {

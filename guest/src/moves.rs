@@ -1,11 +1,11 @@
-//! Blocks that grow and blocks that exchange their contents, for measured work: by tables and by copies.
+//! Blocks that are resized and blocks that exchange their contents, for measured work: by tables and by copies.
 
 #![allow(unsafe_code)] // reason: the traits are unsafe, and copies go by address
 
 use core::ptr::copy_nonoverlapping;
 
 use umpa_abi::addr::Gva;
-use work::moves::{Exchange, Grow, Source};
+use work::moves::{Exchange, Resize, Source};
 
 use crate::userpage::Allocator;
 
@@ -14,6 +14,10 @@ use crate::userpage::Allocator;
 pub enum Way {
     /// Blocks grow in addresses that were reserved for them.
     Reserved,
+    /// Blocks lie where frames are free behind them, grow into those while nobody takes them, and move else.
+    Growing,
+    /// As `userpage_realloc` likes.
+    Resized,
     /// They move at each growth.
     Moved,
     /// They are allocated anew, copied and freed; exchanged by three copies.
@@ -38,12 +42,15 @@ impl<'a, 'm> Moves<'a, 'm> {
 // SAFETY: umpa's blocks are memory, whole pages, shared with nothing (its invariants).
 unsafe impl Source for Moves<'_, '_> {
     fn alloc(&mut self, bytes: u64, largest_bytes: u64) -> Option<u64> {
-        if self.way != Way::Reserved {
-            return self.umpa.userpage_malloc(bytes).ok().map(Gva::get);
+        match self.way {
+            Way::Reserved => {
+                let block = self.umpa.userpage_reserve(largest_bytes).ok()?;
+                self.umpa.userpage_commit(block, bytes).ok()?;
+                Some(block.get())
+            }
+            Way::Growing => self.umpa.userpage_malloc_growing(bytes, largest_bytes).ok().map(Gva::get),
+            Way::Resized | Way::Moved | Way::Copied => self.umpa.userpage_malloc(bytes).ok().map(Gva::get),
         }
-        let block = self.umpa.userpage_reserve(largest_bytes).ok()?;
-        self.umpa.userpage_commit(block, bytes).ok()?;
-        Some(block.get())
     }
 
     fn free(&mut self, block: u64, _bytes: u64) -> bool {
@@ -59,20 +66,25 @@ unsafe impl Source for Moves<'_, '_> {
     }
 }
 
-// SAFETY: umpa keeps a block's content when it grows or moves; a copy is as long as the old block.
-unsafe impl Grow for Moves<'_, '_> {
-    fn grow(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
+// SAFETY: umpa keeps a block's content when it is resized or moves; a copy has all that both blocks have.
+unsafe impl Resize for Moves<'_, '_> {
+    fn resize(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
         let gva = Gva::new(block);
         match self.way {
             Way::Reserved => self.umpa.userpage_resize(gva, new).ok().map(|()| block),
+            Way::Resized => self.umpa.userpage_realloc(gva, new).ok().map(Gva::get),
+            Way::Growing if self.umpa.userpage_resize(gva, new).is_ok() => Some(block),
+            Way::Growing => self.umpa.userpage_move(gva, new).ok().map(Gva::get),
+            // What becomes shorter stays where it is.
+            Way::Moved if new <= old => self.umpa.userpage_resize(gva, new).ok().map(|()| block),
             Way::Moved => {
                 self.umpa.userpage_move(gva, new).ok().map(Gva::get).filter(|&moved| moved != block)
             }
             Way::Copied => {
-                let longer = self.umpa.userpage_malloc(new).ok()?.get();
-                // SAFETY: two live blocks of at least `old` bytes.
-                unsafe { copy_nonoverlapping(block as *const u8, longer as *mut u8, old as usize) };
-                self.umpa.userpage_free(gva).ok().map(|()| longer)
+                let other = self.umpa.userpage_malloc(new).ok()?.get();
+                // SAFETY: two live blocks of at least so many bytes.
+                unsafe { copy_nonoverlapping(block as *const u8, other as *mut u8, old.min(new) as usize) };
+                self.umpa.userpage_free(gva).ok().map(|()| other)
             }
         }
     }

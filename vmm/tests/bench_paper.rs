@@ -1,4 +1,4 @@
-//! `vmm bench table1` as its users call it.
+//! `vmm bench table1` and `vmm bench fig11` as their users call them.
 
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod program;
@@ -96,11 +96,63 @@ fn blocks_are_touched_wherever_their_frames_come_from() {
     }
 }
 
+/// Content is kept at every step, in every way, or there is no result; each series goes its way.
+#[test]
+fn blocks_are_resized_in_every_way() {
+    let ended = bench(&["fig11", "--quick", "--rounds", "1", "--json", "-"]);
+    let json = json(&ended);
+    let guests = ["umpa", "umpa-window", "umpa-realloc", "umpa-move", "umpa-copy"];
+    let names = names(&json);
+    assert!(names.starts_with(&guests), "{names:?}");
+    let series = json["series"].as_array().expect("series");
+    let calls = ["up-2", "down-2", "up-1.1", "down-1.1", "resize"];
+    let works: Vec<String> = calls
+        .into_iter()
+        .flat_map(|work| [work.to_owned(), format!("{work}.touch")])
+        .chain(["free".into()])
+        .collect();
+    for (series, name) in series.iter().zip(&names) {
+        let points = series["points"].as_array().expect("points");
+        // Blocks of 8 KiB to 4 MiB.
+        assert_eq!(points.len(), 10 * works.len(), "{name}");
+        for bytes in (0..10).map(|power| 8192_u64 << power) {
+            let rows = points.iter().filter(|row| row["bin_bytes"] == bytes);
+            assert!(
+                rows.filter_map(|row| row["work"].as_str()).eq(works.iter().map(String::as_str)),
+                "{name}"
+            );
+        }
+        let resizes = points.iter().filter(|row| row["work"] == "resize");
+        let resizes: u64 = resizes.filter_map(|row| row["ops"].as_u64()).sum();
+        let done = |what| counter(series, what);
+        match *name {
+            // Frames enough lie behind each block, so that no entry is written.
+            "umpa" => assert_eq!((done("resized_in_place"), done("copied"), done("stores")), (resizes, 0, 0)),
+            "umpa-window" => assert_eq!((done("resized_in_place"), done("moved")), (resizes, 0)),
+            "umpa-realloc" => assert_eq!(done("resized_in_place") + done("moved"), resizes),
+            "umpa-move" => assert_eq!(done("resized_in_place") + done("moved") + done("copied"), resizes),
+            "umpa-copy" => assert_eq!((done("stores"), done("resized_in_place"), done("moved")), (0, 0, 0)),
+            _ => {}
+        }
+    }
+    if is_timed(&json) {
+        let linux = ["linux-copy", "linux-mremap", "thp-copy", "thp-mremap"];
+        let peers = ["glibc", "glibc-retain", "jemalloc", "jemalloc-retain", "mimalloc", "mimalloc-retain"];
+        assert_eq!(names[5..], [&linux[..], &peers].concat());
+        for what in ["how many times less", "umpa: resize.touch below every peer from 64 KiB up"] {
+            assert!(ended.err.contains(what), "{what}: {ended}");
+        }
+    } else {
+        assert!(names.len() == 5 && !ended.err.contains("times less"), "{ended}");
+    }
+}
+
 #[test]
 fn senseless_options_are_refused() {
     for (args, word) in [
         (&["table1", "--rounds", "0"][..], "1..=10000"),
         (&["table1", "--json", "/nowhere/x.json"], "can't be written"),
+        (&["fig11", "--rounds", "0"], "1..=10000"),
         (&["native", "table1", "umpa", "4096"], "entity not found"),
         (&["native", "table7", "linux-mmap", "4096"], "entity not found"),
     ] {

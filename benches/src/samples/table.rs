@@ -124,6 +124,33 @@ fn cell(series: &Series, base: Option<&Series>, row: &Row) -> String {
     cell
 }
 
+/// Cycles of the baseline by size, and how many times less the other series take. Nothing without times.
+pub(super) fn ratios(record: &Record, title: &str, work: &str, baseline: &str) -> String {
+    if !record.timing_is_real {
+        return String::new();
+    }
+    let rows = record.series.iter().flat_map(|series| &series.points).filter(|row| row.work == work);
+    let sizes: BTreeSet<u64> = rows.map(|row| row.bin_bytes).collect();
+    let mut text = format!("{title}\n{:<16}", "size");
+    sizes.iter().for_each(|&bytes| text += &format!("  {:>8}", size(bytes)));
+    let base = |bytes| record.median(baseline, work, bytes);
+    let _ = write!(text, "\n{:<16}", format!("{baseline}, kcyc"));
+    for &bytes in &sizes {
+        let cell = base(bytes).map_or_else(|| "-".to_owned(), |median| cycles(median / 1e3));
+        let _ = write!(text, "  {cell:>8}");
+    }
+    for series in record.series.iter().filter(|series| series.name != baseline) {
+        let _ = write!(text, "\n{:<16}", series.name);
+        for &bytes in &sizes {
+            let times = base(bytes).zip(record.median(series.name, work, bytes));
+            let cell = times.map_or_else(|| "-".to_owned(), |(base, own)| ratio(base, own));
+            let _ = write!(text, "  {cell:>8}");
+        }
+    }
+    text += "\n\n";
+    text
+}
+
 /// One row for each counter, one column for each series that has some.
 fn counters(text: &mut String, record: &Record) {
     let counted: Vec<&Series> = record.series.iter().filter(|series| !series.counters.is_empty()).collect();
@@ -166,6 +193,11 @@ mod tests {
         let want = "cycles\n    size              umpa      linux\n   1 MiB       5.86    13x       78.1\n\n";
         assert!(text.starts_with(want), "{text}");
         assert_eq!(record(false).matrix("cycles", "munmap", Per::Page, None), "");
+        let text = record(true).ratios("ratios", "munmap", "linux");
+        let want =
+            "ratios\nsize                 1 MiB\nlinux, kcyc           2.00\numpa                   13x\n\n";
+        assert_eq!(text, want);
+        assert_eq!(record(false).ratios("ratios", "munmap", "linux"), "");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
 //! - [`grants`]: frames that come and go, by how they lie.
+//! - [`resizes`]: Figure 11: blocks that are resized, up and down.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
 //! - [`list`]: lists whose nodes come from an allocator; [`numbers`]: vectors filled by pushes.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
@@ -44,6 +45,7 @@ pub mod numbers;
 pub mod paging;
 pub mod params;
 pub mod raw;
+pub mod resizes;
 pub mod sizes;
 pub mod snapshot;
 pub mod table1;

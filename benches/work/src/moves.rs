@@ -64,13 +64,13 @@ pub unsafe trait Source {
     fn later(&mut self) {}
 }
 
-/// A way to make a block longer.
+/// A way to give a block another length.
 ///
 /// # Safety
-/// As [`Source`]; the old address means nothing any more.
-pub unsafe trait Grow: Source {
+/// As [`Source`]; the old address means nothing any more. What both lengths have of the content is kept.
+pub unsafe trait Resize: Source {
     /// The block, with `new` bytes instead of `old`.
-    fn grow(&mut self, block: u64, old: u64, new: u64) -> Option<u64>;
+    fn resize(&mut self, block: u64, old: u64, new: u64) -> Option<u64>;
 }
 
 /// A way to exchange the contents of two blocks.
@@ -122,8 +122,8 @@ fn sample(series: &str, work: &str, bytes: u64, cycles: u64, check: u64) -> Samp
 ///
 /// # Errors
 /// [`MoveError`].
-pub fn doublings<G: Grow>(
-    from: &mut G,
+pub fn doublings<R: Resize>(
+    from: &mut R,
     series: &str,
     largest_bytes: u64,
     report: &mut dyn FnMut(Sample),
@@ -136,9 +136,9 @@ pub fn doublings<G: Grow>(
     while old < largest_bytes {
         let new = 2 * old;
         let start_cycles = tsc_cycles();
-        block = from.grow(block, old, new).ok_or(refused("grow", new))?;
+        block = from.resize(block, old, new).ok_or(refused("grow", new))?;
         let grown_cycles = tsc_cycles();
-        // SAFETY: it has so many bytes now (`Grow`).
+        // SAFETY: it has so many bytes now (`Resize`).
         let (check, wrong) = unsafe { touch(block, (old, old), (new, new)) };
         let end_cycles = tsc_cycles();
         if wrong != 0 {
@@ -245,8 +245,8 @@ mod tests {
     }
 
     // SAFETY: as above; content is copied, or the test is about its loss.
-    unsafe impl Grow for Buffer {
-        fn grow(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
+    unsafe impl Resize for Buffer {
+        fn resize(&mut self, block: u64, old: u64, new: u64) -> Option<u64> {
             let longer = self.alloc(new, new)?;
             let held = self.words(block, old).to_vec();
             self.words(longer, old).copy_from_slice(&held);

@@ -19,6 +19,7 @@ mod exception;
 mod exchange;
 mod exit;
 mod faults;
+mod fig11;
 mod fig7;
 mod flush;
 mod flushes;
@@ -149,6 +150,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "faults",
         description: "[all|umpa|unhandled|nested|… [rounds]] page faults that the program handles itself",
         run: faults::run,
+    },
+    Workload {
+        name: "fig11",
+        description: "SERIES BYTES blocks resized up and down by size, for `vmm bench fig11`",
+        run: fig11::run,
     },
     Workload {
         name: "fig7",

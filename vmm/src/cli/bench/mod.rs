@@ -2,6 +2,7 @@
 
 mod batch;
 mod calls;
+mod fig11;
 mod fig7;
 mod grant;
 mod mmap;
@@ -46,6 +47,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Fig11(fig11::Args),
     Fig7(fig7::Args),
     Batch(batch::Args),
     Grant(grant::Args),
@@ -65,6 +67,7 @@ impl Bench {
     /// The folders that files are made in: of the result, and of page files and swap with its limit.
     fn writes_below(&self) -> Vec<PathBuf> {
         let (json, more): (&Option<PathBuf>, Vec<PathBuf>) = match self {
+            Self::Fig11(args) => (&args.options.json, Vec::new()),
             Self::Fig7(args) => (&args.json, Vec::new()),
             Self::Batch(args) => (&args.common.json, Vec::new()),
             Self::Grant(args) => (&args.options.json, Vec::new()),
@@ -91,6 +94,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
     jail::driver(args.bench.writes_below())?;
     match &args.bench {
+        Bench::Fig11(args) => conclude(fig11::run(args), calls::BenchError::is_a_series_fault),
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Grant(args) => conclude(grant::run(args), calls::BenchError::is_a_series_fault),

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use benches::apart::{Answer, COUNT, WARM};
 use benches::samples::Outcome;
-use benches::{table1, timing};
+use benches::{fig11, peers, table1, timing};
 use umpa_abi::record::name;
 
 use super::calls::BenchError;
@@ -28,6 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
     let served = match args.bench.as_str() {
+        "fig11" => fig11::rounds(&args.series, args.largest_bytes, commands, answers),
         "table1" => table1::rounds(&args.series, args.largest_bytes, commands, answers),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
@@ -46,11 +47,15 @@ pub(super) struct Apart {
 impl Apart {
     /// Starts it.
     fn start(bench: &str, name: &'static str, largest_bytes: u64) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench", "native", bench, name, &largest_bytes.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "native", bench, name, &largest_bytes.to_string()]);
+        for (variable, value) in peers::environment(name) {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?);
         Ok(Self { name, child, commands, answers, outcome: Outcome::default() })
