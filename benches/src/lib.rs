@@ -12,11 +12,14 @@
 //! - [`giveback`]: giving memory back natively.
 //! - [`grants`]: memory that comes and goes natively, run by run.
 //! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
+//! - [`compare`]: two results of the same benchmarks: which differences are noise.
 //! - [`counts`]: instruction counts of hot paths beside a kept baseline.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
 //! - [`record`]: the result of `fig7` as JSON.
+//! - [`report`]: a folder of results as one page.
+//! - [`results`]: a folder of results, and how each was made.
 //! - [`samples`]: benchmarks of single calls: medians, table and JSON.
 //! - [`targets`]: how fast it has to be, and whether it is.
 //! - [`table`]: the result on a terminal.
@@ -28,6 +31,7 @@
 pub mod apart;
 pub mod belady;
 pub mod calls;
+pub mod compare;
 pub mod counts;
 pub mod driver;
 pub mod fig11;
@@ -41,6 +45,8 @@ pub mod paper;
 pub mod peers;
 pub mod plan;
 pub mod record;
+pub mod report;
+pub mod results;
 pub mod samples;
 pub mod swapped;
 pub mod table;

@@ -4,10 +4,12 @@ mod ask;
 mod attack;
 mod bench;
 mod cc;
+mod compare;
 mod demo;
 mod doctor;
 mod emulate;
 mod jail;
+mod report;
 mod run;
 pub(crate) mod units;
 mod workloads;
@@ -44,6 +46,8 @@ enum Command {
     Workloads(workloads::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
+    Compare(compare::Args),
+    Report(report::Args),
     Attack(attack::Args),
     Emulate(emulate::Args),
 }
@@ -66,6 +70,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Workloads(args) => workloads::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Compare(args) => compare::main(&args),
+        Command::Report(args) => report::main(&args),
         Command::Attack(args) => attack::main(&args),
         Command::Emulate(args) => emulate::main(args),
     };
