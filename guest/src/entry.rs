@@ -7,6 +7,7 @@ use umpa_abi::boot::BootInfo;
 use umpa_abi::call::ExitCode;
 use umpa_abi::{DecodeError, Wire};
 
+use crate::attacks;
 use crate::call::{self, CallArea};
 use crate::machine::Machine;
 use crate::trap;
@@ -81,7 +82,9 @@ fn run(boot: &BootInfo) -> ! {
     unsafe { CallArea::install(boot) };
     // SAFETY: the same goes for the request page, which the VMM maps for this guest to read.
     unsafe { upcall::install(boot.requests()) };
-    if let Err(status) = call::hello() {
+    if attacks::greets(boot)
+        && let Err(status) = call::hello()
+    {
         panic!("the VMM doesn't want ABI version {}: {status:?}", umpa_abi::ABI_VERSION);
     }
     // SAFETY: the first processor alone gets here, once; its tables are as the boot info says.

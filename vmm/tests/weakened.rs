@@ -42,13 +42,20 @@ fn every_hole_is_found_by_name() {
     let (refused, text) = run(&program, &["run", "--workload", "pass"]);
     assert_eq!(refused.status.code(), Some(2), "{text}");
     assert!(text.contains("deliberate holes"), "{text}");
-    let names = ["neighbours", "read-given-back", "write-given-back", "recycled", "read-ungranted"];
+    let names = [
+        "neighbours",
+        "race-given-back",
+        "read-given-back",
+        "write-given-back",
+        "recycled",
+        "read-ungranted",
+    ];
     let arguments = |hole| [&["attack"][..], &names, &["--ring", "3", "--json", "-"], hole].concat();
     for (hole, found_by) in [
         (&[][..], &[][..]),
         (&["--weaken", "one-too-many"], &["neighbours"]),
         (&["--weaken", "unzeroed"], &["recycled"]),
-        (&["--weaken", "unrevoked"], &["read-given-back", "recycled", "write-given-back"]),
+        (&["--weaken", "unrevoked"], &["race-given-back", "read-given-back", "recycled", "write-given-back"]),
     ] {
         let (output, text) = run(&program, &arguments(hole));
         assert_eq!(output.status.code(), Some(i32::from(!found_by.is_empty())), "{hole:?}: {text}");

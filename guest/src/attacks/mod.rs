@@ -19,6 +19,8 @@
 mod answer_forged;
 mod apic;
 mod attacker;
+mod before_hello;
+mod beside;
 mod beyond_width;
 mod boot_page_rewritten;
 mod broken_gate;
@@ -51,6 +53,7 @@ mod extended_state;
 mod far_transfers;
 mod fault_storm;
 mod forged_results;
+mod fragments;
 mod giant_leaf_partly;
 mod give_in_flight;
 mod give_own_code;
@@ -61,6 +64,7 @@ mod handler_faults;
 mod hardware;
 mod hoard;
 mod interrupts_off;
+mod ipi;
 mod kick_storm;
 mod kvm_clock;
 mod large_leaf_given_back;
@@ -84,16 +88,26 @@ mod queue_index_lies;
 mod queue_long_chain;
 mod queue_loops;
 mod queue_wraps;
+mod race_calls;
+mod race_disk;
+mod race_exchanges;
+mod race_give;
+mod race_given_back;
+mod race_pauses;
+mod race_queue;
+mod race_tables;
 mod read_given_back;
 mod read_ungranted;
 mod recycled;
 mod report_flood;
+mod request_storm;
 mod reserved_bits;
 mod root_foreign;
 mod self_tables;
 mod slot_borders;
 mod software_interrupts;
 mod spin;
+mod spin_beside;
 mod stack_given_back;
 mod stack_ungranted;
 mod string_ungranted;
@@ -114,7 +128,15 @@ mod wrong_version;
 
 pub use attacker::{Attacker, GP, MARK, PF, Way, perform, raised};
 
+use umpa_abi::boot::BootInfo;
+
 use crate::workloads::Failure;
+
+/// Whether this guest says Hello at its start: all but one do.
+#[must_use]
+pub(crate) fn greets(boot: &BootInfo) -> bool {
+    !boot.args().take(2).eq([&b"attack"[..], before_hello::ATTACK.name.as_bytes()])
+}
 
 /// An attack.
 #[derive(Debug)]
@@ -131,6 +153,7 @@ pub struct Attack {
 pub static ATTACKS: &[&Attack] = &[
     &answer_forged::ATTACK,
     &apic::ATTACK,
+    &before_hello::ATTACK,
     &beyond_width::ATTACK,
     &boot_page_rewritten::ATTACK,
     &broken_gate::ATTACK,
@@ -163,6 +186,7 @@ pub static ATTACKS: &[&Attack] = &[
     &far_transfers::ATTACK,
     &fault_storm::ATTACK,
     &forged_results::ATTACK,
+    &fragments::ATTACK,
     &giant_leaf_partly::ATTACK,
     &give_in_flight::ATTACK,
     &give_own_code::ATTACK,
@@ -171,6 +195,7 @@ pub static ATTACKS: &[&Attack] = &[
     &handler_faults::ATTACK,
     &hoard::ATTACK,
     &interrupts_off::ATTACK,
+    &ipi::ATTACK,
     &kick_storm::ATTACK,
     &kvm_clock::ATTACK,
     &large_leaf_given_back::ATTACK,
@@ -193,16 +218,26 @@ pub static ATTACKS: &[&Attack] = &[
     &queue_long_chain::ATTACK,
     &queue_loops::ATTACK,
     &queue_wraps::ATTACK,
+    &race_calls::ATTACK,
+    &race_disk::ATTACK,
+    &race_exchanges::ATTACK,
+    &race_give::ATTACK,
+    &race_given_back::ATTACK,
+    &race_pauses::ATTACK,
+    &race_queue::ATTACK,
+    &race_tables::ATTACK,
     &read_given_back::ATTACK,
     &read_ungranted::ATTACK,
     &recycled::ATTACK,
     &report_flood::ATTACK,
+    &request_storm::ATTACK,
     &reserved_bits::ATTACK,
     &root_foreign::ATTACK,
     &self_tables::ATTACK,
     &slot_borders::ATTACK,
     &software_interrupts::ATTACK,
     &spin::ATTACK,
+    &spin_beside::ATTACK,
     &stack_given_back::ATTACK,
     &stack_ungranted::ATTACK,
     &string_ungranted::ATTACK,

@@ -46,6 +46,11 @@ impl Queue {
         Ok(Self { at: Gva::new(boot.block_queue), gpa: boot.block_queue_gpa, offered: 0 })
     }
 
+    /// The queue of which another processor has told: where it is, and how many heads were offered.
+    pub(super) const fn at(at: Gva, gpa: u64, offered: u16) -> Self {
+        Self { at, gpa, offered }
+    }
+
     /// Stores anything anywhere in the area.
     pub(super) fn put<T>(&self, offset: u64, value: T) {
         // SAFETY: all offsets lie in the area, which is mapped; nobody keeps objects there.

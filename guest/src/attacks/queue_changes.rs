@@ -1,5 +1,5 @@
-//! Rewrites a request after the kick that has shown it: what the device has checked is what it does. (With more
-//! processors this will be a race; with one it begins when the kick returns.)
+//! Rewrites a request after the kick that has shown it: what the device has checked is what it does. (It begins when
+//! the kick returns; `race-queue` doesn't wait for that.)
 
 use umpa_abi::addr::PageSize;
 use umpa_abi::block::{READ, STATUS_OK, WRITE};

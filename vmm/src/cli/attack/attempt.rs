@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use umpa_abi::addr::{Gpa, PAGE_BYTES};
@@ -16,7 +18,7 @@ use vmm::exits::Stop;
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::inject::{NotInjected, OnViolation};
-use vmm::upcall::OnUnanswered;
+use vmm::upcall::{Ask, Asker, OnUnanswered};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
 
@@ -26,6 +28,9 @@ use super::is_interpreted;
 
 /// Text of an attacker's console that is kept.
 const CONSOLE_KEPT_BYTES: usize = 64 << 10;
+/// Requests of a storm at most, and the time between two.
+const STORM_ASKS: u32 = 1000;
+const STORM_REST: Duration = Duration::from_micros(100);
 
 /// Where and how all attacks of a run are made.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +190,37 @@ struct Remains {
     said: String,
 }
 
+/// A thread that asks for frames as often as it can.
+struct Storm {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Storm {
+    fn start(asker: Asker, ask: Ask) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&is_over);
+        let thread = spawn(move || {
+            for _ in 0..STORM_ASKS {
+                if theirs.load(Ordering::SeqCst) || asker.ask(ask).is_err() {
+                    return;
+                }
+                sleep(STORM_REST);
+            }
+        });
+        Self { is_over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Storm {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Attempt<'_> {
     /// Runs it.
     pub(super) fn run(&self) -> Ended {
@@ -212,6 +248,7 @@ impl Attempt<'_> {
         let mut config = config(&args.map(str::to_owned), self.ring, self.conditions)?;
         config.console = Box::new(console.clone());
         config.memory_bytes = self.planned.memory_bytes;
+        config.vcpus = self.planned.vcpus;
         if self.planned.spins {
             config.timeout = Some(self.conditions.short_patience());
         }
@@ -228,12 +265,14 @@ impl Attempt<'_> {
         let around = Around::new(vm.host_ranges());
         let asker = vm.asker();
         let mut asks = self.planned.asks;
+        let mut storm = None;
         let ended = loop {
             match vm.run() {
                 Ok(Event::Paused { .. }) => {
                     if let Some(ask) = asks.take() {
                         // It is refused for no frames, or by a guest that has ended.
                         let _ = asker.ask(ask);
+                        storm = self.planned.storms.then(|| Storm::start(asker.clone(), ask));
                     }
                     if let Err(error) = vm.resume(0) {
                         break Err(error);
@@ -243,6 +282,7 @@ impl Attempt<'_> {
                 Err(error) => break Err(error),
             }
         };
+        drop(storm);
         let target = vm.records().iter().rev().find_map(|record| match record {
             Record::Counter(counter) if name_text(&counter.name) == "target" => Some(Gpa::new(counter.value)),
             _ => None,

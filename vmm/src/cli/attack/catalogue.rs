@@ -89,6 +89,9 @@ pub(super) struct Planned {
     pub(super) asks: Option<Ask>,
     /// How many violations it hears of; `None`: the first one ends it.
     pub(super) injections: Option<u64>,
+    /// It is asked that all the time from then on.
+    pub(super) storms: bool,
+    pub(super) vcpus: u64,
     /// Only the watchdog ends it.
     pub(super) spins: bool,
     /// Where it isn't tried, why.
@@ -131,6 +134,8 @@ const fn refused(name: &'static str) -> Planned {
         page_file_slots: 0,
         asks: None,
         injections: None,
+        storms: false,
+        vcpus: 1,
         spins: false,
         skipped: |_| None,
         by: |_| &[By::Refused],
@@ -166,6 +171,16 @@ impl Planned {
         Self { injections: Some(injections), ..self }
     }
 
+    /// Without a rest.
+    const fn storms(self, ask: Ask) -> Self {
+        Self { asks: Some(ask), storms: true, ..self }
+    }
+
+    /// With another processor.
+    const fn beside(self) -> Self {
+        Self { vcpus: 2, ..self }
+    }
+
     const fn skipped(self, skipped: fn(Where) -> Option<&'static str>) -> Self {
         Self { skipped, ..self }
     }
@@ -182,6 +197,7 @@ const DEMAND: Ask = Ask::new(Severity::Demand, 16).within(Duration::from_millis(
 pub(super) static CATALOGUE: &[Planned] = &[
     refused("answer-forged").asks(Ask::new(Severity::Advise, 16).polled()),
     refused("apic").times(4).by(|_| &[OUTSIDE]),
+    refused("before-hello"),
     refused("beyond-width").times(24).by(|_| &[By::Refused, OUTSIDE]),
     refused("boot-page-rewritten"),
     refused("broken-gate")
@@ -224,6 +240,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("far-transfers").times(6).by(instructions),
     refused("fault-storm").spins().by(|_| &[By::Watchdog]),
     refused("forged-results"),
+    refused("fragments").memory(1 << 30).by(|_| &[BACK]),
     refused("giant-leaf-partly").times(2).by(|_| &[By::Refused, NEVER, OUTSIDE]),
     refused("give-in-flight").file(8),
     refused("give-own-code").by(|_| &[BACK]),
@@ -237,6 +254,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("interrupts-off").spins().by(|_| &[By::Watchdog]).skipped(|place| {
         (place.mode == MmuMode::Ept).then_some("Bochs hangs when a guest spins with interrupts off")
     }),
+    refused("ipi").times(2).beside().by(|_| &[By::Refused, OUTSIDE]),
     refused("kick-storm").file(8),
     refused("kvm-clock"),
     refused("large-leaf-given-back").times(3).by(|_| &[BACK]),
@@ -259,16 +277,28 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("queue-long-chain").file(8),
     refused("queue-loops").times(7).file(8),
     refused("queue-wraps").file(16),
+    refused("race-calls").times(6).beside().by(|_| &[By::Refused, NEVER]),
+    refused("race-disk").beside().file(8).by(|_| &[By::Refused, By::Unlocated, NEVER]),
+    refused("race-exchanges").beside(),
+    refused("race-give").beside(),
+    // As a table: what KVM still knows of it does no harm.
+    refused("race-given-back").times(8).beside().by(|_| &[By::Refused, BACK]),
+    refused("race-pauses").beside(),
+    refused("race-queue").times(4).beside().file(8),
+    // When the VMM looks the entry may be another already.
+    refused("race-tables").times(5).beside().by(|_| &[By::Refused, By::Unlocated, NEVER, OUTSIDE]),
     refused("read-given-back").times(3).by(|_| &[BACK]),
     refused("read-ungranted").by(|_| &[NEVER]),
     refused("recycled"),
     refused("report-flood").by(|_| &[By::Refused, By::OutputLimit]),
+    refused("request-storm").times(6).storms(Ask::new(Severity::Need, 16)),
     refused("reserved-bits"),
     refused("root-foreign").times(4).spins().by(foreign_root),
     refused("self-tables"),
     refused("slot-borders").times(18).by(|_| &[NEVER, OUTSIDE, By::Refused]),
     refused("software-interrupts").times(8).by(instructions),
     refused("spin").spins().by(|_| &[By::Watchdog]),
+    refused("spin-beside").times(4).beside(),
     refused("stack-given-back").times(3).by(|_| &[BACK]),
     refused("stack-ungranted").by(|_| &[NEVER]),
     refused("string-ungranted").times(2).by(|_| &[NEVER]),

@@ -1,0 +1,60 @@
+//! One processor has its page file read into a frame that serves as a page table, without a rest; the other uses
+//! the table, until it leads to a frame that isn't its own, and the VMM walks what changes under it.
+
+use umpa::hardware::Tlb;
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, PageSize};
+use umpa_abi::block::{READ, STATUS_OK, WRITE};
+
+use super::beside::{Beside, turn, word};
+use super::queue::Queue;
+use super::{Attack, Attacker, MARK};
+use crate::mmu;
+use crate::processors::Processor;
+use crate::workloads::{Failure, check};
+
+/// See the [module](self).
+pub(super) const ATTACK: Attack = Attack {
+    name: "race-disk",
+    tries: "reads page tables from its page file on one processor while another walks them",
+    run,
+};
+
+fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
+    let first = attacker.get(3, PageSize::Size4K)?;
+    let (table, good, evil) = (first, first.offset(1), first.offset(2));
+    let own = good.start().get() | attacker.data_bits();
+    let foreign = attacker.never_granted().start().get() | attacker.data_bits();
+    let mut queue = Queue::new(attacker)?;
+    for (slot, entry) in [(0, own), (1, foreign)] {
+        mmu::fill(evil, entry);
+        let head = queue.good(0, WRITE, slot, evil);
+        check(queue.status_of(0, head)? == STATUS_OK, "a good request failed")?;
+    }
+    mmu::fill(good, MARK);
+    mmu::fill(table, own);
+    let gva = attacker.place(2);
+    attacker.set(gva, 2, table.start().get() | attacker.table_bits())?;
+    let words = [table.get(), attacker.boot.block_queue, attacker.boot.block_queue_gpa, queue.offered.into()];
+    let beside = Beside::start(attacker, reads, &words)?;
+    for turn in 0..attacker.some(400) {
+        attacker.machine.flush_all();
+        match attacker.load(Gva::new(gva.get() + turn % 512 * PAGE_BYTES)) {
+            Ok(MARK) | Err(_) => {}
+            Ok(_) => return Err(Failure::new("a changing table led to memory that isn't ours")),
+        }
+    }
+    check(beside.end() == 0, "the device doesn't come to an end")
+}
+
+fn reads(_: &mut Processor, _: u64) -> u64 {
+    let table = Frame::new(word(0));
+    let mut queue = Queue::at(Gva::new(word(1)), word(2), word(3) as u16);
+    let mut stuck = 0;
+    while turn() {
+        let head = queue.good(0, READ, u64::from(queue.offered) % 2, table);
+        queue.offer(head);
+        queue.show(queue.offered);
+        stuck += u64::from(queue.settle().is_err());
+    }
+    stuck
+}
