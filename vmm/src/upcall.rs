@@ -230,6 +230,11 @@ impl Asker {
         Ok(id)
     }
 
+    /// Whether both ask the same guest.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What has come of a request so far; `None` for a number that `ask` hasn't given.
     #[must_use]
     pub fn outcome(&self, id: u64) -> Option<Outcome> {

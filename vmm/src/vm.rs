@@ -49,6 +49,7 @@ use crate::inject::Injections;
 use crate::jail::Role;
 use crate::ledger::Ledger;
 use crate::memory::GuestRam;
+use crate::pool::PoolError;
 use crate::signals::{Deadline, Kick, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
 use crate::system::{BOOT_GVA, SystemLayout};
@@ -119,7 +120,10 @@ impl Vm {
             cpu_time: config.cpu_time,
         };
         let args = pack_args(&config.args)?;
-        let share = config.pool.as_ref().map(|member| member.pool.join(member.minimum_frames)).transpose()?;
+        let share = config.pool.as_ref().map(|member| {
+            Ok::<_, PoolError>(member.pool.join(member.minimum_frames)?.patient(member.patience))
+        });
+        let share = share.transpose()?;
         let ledger = Ledger::new(FRAMES_GPA.containing(), config.memory_bytes / PAGE_BYTES);
         let ledger = match share {
             Some(share) => ledger.drawing_on(share),
@@ -149,6 +153,9 @@ impl Vm {
             };
             made.push(Vcpu::new(host, &vm, &start)?);
         }
+        if let Some(share) = ledger.share() {
+            share.introduce(requests.asker());
+        }
         let tsc_hz = made.first().map_or(0, Vcpu::tsc_hz);
         let boot = boot_info(host, &system, tables, &config, args, tsc_hz);
         let mut bytes = [0; BootInfo::SIZE_BYTES];
@@ -158,6 +165,7 @@ impl Vm {
         let block =
             config.page_file.map(|file| Device::new(&ram, system.block_queue.gpa, file, jail)).transpose()?;
         let files = block.as_ref().map(Device::files).unwrap_or_default();
+        let pool = config.pool.as_ref().and_then(|member| member.pool.fd());
         let mut threads: Vec<i32> = block.iter().flat_map(Device::threads).collect();
 
         let stopper = Stopper::default();
@@ -177,7 +185,7 @@ impl Vm {
             };
             vcpu.kicked_by(Arc::clone(&kick));
             let role =
-                Role::Vcpu { vcpu: vcpu.fd().as_raw_fd(), number: vcpu.number(), files: files.clone() };
+                Role::Vcpu { vcpu: vcpu.fd().as_raw_fd(), number: vcpu.number(), files: files.clone(), pool };
             let vcpu_stats = KvmStats::open(vcpu.fd()).ok();
             let shared = Arc::clone(&shared);
             runners.add(jail, role, Machine { vcpu, vcpu_stats, exits: Exits::default(), kick, shared })?;

@@ -2,11 +2,15 @@
 //!
 //! Tests whose names begin with `core_` also run under emulated EPT.
 
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod program;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use program::vmm;
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call::ExitCode;
 use umpa_abi::exchange::Shortfall;
@@ -15,8 +19,9 @@ use vmm::block::storage::Slice;
 use vmm::block::{PageFile, Storage};
 use vmm::host::Host;
 use vmm::image::Image;
+use vmm::jail::Jail;
 use vmm::ledger::Owner;
-use vmm::pool::{Counts, Membership, Pool, PoolError};
+use vmm::pool::{Counts, Membership, Needs, Pool, PoolError};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
 
@@ -30,7 +35,7 @@ struct Guest {
 
 fn config(pool: &Arc<Pool>, minimum_frames: u64, ring: Ring, args: &[&str]) -> VmConfig {
     let mut config = VmConfig::new(Image::embedded().unwrap(), args[0]);
-    config.pool = Some(Membership { pool: Arc::clone(pool), minimum_frames });
+    config.pool = Some(Membership::new(pool, minimum_frames));
     config.ring = ring;
     config.args.extend(args[1..].iter().map(|&arg| arg.to_owned()));
     config.timeout = Some(PATIENCE);
@@ -41,8 +46,13 @@ fn config(pool: &Arc<Pool>, minimum_frames: u64, ring: Ring, args: &[&str]) -> V
 
 impl Guest {
     fn new(pool: &Arc<Pool>, minimum_frames: u64, ring: Ring, mark: u64) -> Self {
+        Self::patient(pool, minimum_frames, ring, mark, Duration::ZERO)
+    }
+
+    fn patient(pool: &Arc<Pool>, minimum: u64, ring: Ring, mark: u64, patience: Duration) -> Self {
         let host = Host::open().unwrap();
-        let config = config(pool, minimum_frames, ring, &["share", &mark.to_string()]);
+        let mut config = config(pool, minimum, ring, &["share", &mark.to_string()]);
+        config.pool = config.pool.map(|member| Membership { patience, ..member });
         let mut vm = Vm::new(&host, config).unwrap();
         assert_eq!(vm.run().unwrap(), Event::Paused { tag: 0 });
         Self { vm }
@@ -127,10 +137,99 @@ fn a_pool_has_room_for_the_minimums_that_it_promises() {
     let pool = Pool::new(100);
     let first = Guest::new(&pool, 60, Ring::Three, 1);
     let refused = Vm::new(&host, config(&pool, 41, Ring::Three, &["share"]));
-    let wanted = PoolError::Minimum { minimum_frames: 41, missing_frames: 1, all_frames: 100 };
-    assert!(matches!(refused, Err(VmError::Pool(error)) if error == wanted));
+    assert!(matches!(
+        refused,
+        Err(VmError::Pool(PoolError::Minimum { minimum_frames: 41, missing_frames: 1, all_frames: 100 }))
+    ));
     drop(first);
     Guest::new(&pool, 100, Ring::Three, 1).ends_well();
+}
+
+/// One waits for frames, and the other is asked for what it has above its minimum; it gives what is missing.
+#[test]
+fn core_frames_go_where_they_are_needed() {
+    for ring in RINGS {
+        let pool = Pool::new(40);
+        let _needs = Needs::watch(&pool, Jail::On).unwrap();
+        let mut has = Guest::new(&pool, 10, ring, 1);
+        let mut needs = Guest::patient(&pool, 4, ring, 2, PATIENCE);
+        assert_eq!(has.done(Order::TakeAll(36)), 36);
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| has.done(Order::Serve(1)));
+            assert_eq!(needs.done(Order::TakeAll(20)), 20);
+            assert_eq!(serving.join().unwrap(), 16, "as much as was missing");
+        });
+        assert_eq!((has.done(Order::Check), needs.done(Order::Check)), (20, 20));
+        let outcomes = has.vm.asker().outcomes();
+        assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+        assert!(needs.vm.asker().outcomes().is_empty());
+        // More than the other can be asked for isn't waited for.
+        let begin = Instant::now();
+        assert_eq!(needs.short(Order::TakeAll(11)), 0);
+        assert!(begin.elapsed() < PATIENCE / 2);
+        has.ends_well();
+        needs.ends_well();
+    }
+}
+
+/// A guest that doesn't answer is passed over, and the exchange ends with its patience.
+#[test]
+fn nobody_waits_for_ever_for_a_guest_that_keeps_its_frames() {
+    let pool = Pool::new(40);
+    let _needs = Needs::watch(&pool, Jail::On).unwrap();
+    let mut keeps = Guest::new(&pool, 0, Ring::Three, 1);
+    let mut wants = Guest::patient(&pool, 0, Ring::Three, 2, Duration::from_millis(300));
+    assert_eq!(keeps.done(Order::TakeAll(40)), 40);
+    assert_eq!(wants.short(Order::TakeAll(1)), 0);
+    assert_eq!(wants.short(Order::Take(1)), 0);
+    assert_eq!(keeps.vm.asker().outcomes().len(), 1, "it is asked once, until it answers");
+    assert_eq!(keeps.done(Order::Check), 40);
+}
+
+/// Another process's guest is asked by its own process; and when that is killed, its frames come back.
+#[test]
+fn a_pool_in_a_file_outlives_a_process_that_is_killed() {
+    const OTHERS: u64 = (32 << 20) / PAGE_BYTES;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool");
+    let frames = OTHERS + 100;
+    let file = format!("{}:{}", path.display(), frames * PAGE_BYTES);
+    let mut other = vmm()
+        .args(["run", "--pool", &file, "--mem", "32M", "--workload", "release", "--", "0", "600000"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pool = Pool::open(&path, frames).unwrap();
+    let begin = Instant::now();
+    while pool.counts().granted_frames < OTHERS {
+        assert!(begin.elapsed() < PATIENCE && other.try_wait().unwrap().is_none(), "{:?}", pool.counts());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(matches!(Pool::open(&path, frames + 1), Err(PoolError::Size { .. })));
+    let mut guest = Guest::patient(&pool, 50, Ring::Three, 1, Duration::from_secs(60));
+    let mut hasty = Guest::new(&pool, 0, Ring::Three, 2);
+    assert_eq!(guest.done(Order::TakeAll(100)), 100);
+    assert_eq!(hasty.short(Order::TakeAll(1)), 0);
+    // By need: the other gives what it has freed.
+    assert_eq!(guest.done(Order::TakeAll(300)), 300);
+    assert_eq!(guest.done(Order::Check), 400);
+    let granted = pool.counts().granted_frames;
+    assert!(granted > OTHERS && granted <= frames, "{granted}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    // All that the killed process had, but for what it has given.
+    assert_eq!(hasty.done(Order::TakeAll(512)), 512);
+    assert_eq!(pool.counts().granted_frames, 912);
+    assert_eq!((guest.done(Order::Check), hasty.done(Order::Check)), (400, 512));
+    guest.ends_well();
+    hasty.ends_well();
+    drop(pool);
+    // Nobody uses it: it can have another size.
+    assert!(Pool::open(&path, frames + 1).is_ok());
+    std::fs::write(&path, [1; 4096]).unwrap();
+    assert!(matches!(Pool::open(&path, frames), Err(PoolError::NoPool { .. })));
+    std::fs::write(&path, [1; 4095]).unwrap();
+    assert!(matches!(Pool::open(&path, frames), Err(PoolError::NoPool { .. })));
 }
 
 /// A storage that tells when it writes, and takes its time for it.

@@ -76,6 +76,10 @@ mod msr_write;
 mod neighbours;
 mod page_file_beyond;
 mod pc_holes;
+mod pool;
+mod pool_hoard;
+mod pool_in_transfer;
+mod pool_leftovers;
 mod port_forms;
 mod port_scan;
 mod queue;
@@ -207,6 +211,9 @@ pub static ATTACKS: &[&Attack] = &[
     &neighbours::ATTACK,
     &page_file_beyond::ATTACK,
     &pc_holes::ATTACK,
+    &pool_hoard::ATTACK,
+    &pool_in_transfer::ATTACK,
+    &pool_leftovers::ATTACK,
     &port_forms::ATTACK,
     &port_scan::ATTACK,
     &queue_changes::ATTACK,

@@ -321,7 +321,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "victim",
-        description: "[frames] fills its frames, reads them back, pauses with the checksum, and again",
+        description: "[frames] gets frames, fills, reads and returns them, pauses with the checksum, and again",
         run: victim::run,
     },
     Workload {

@@ -16,6 +16,7 @@ use vmm::image::Image;
 use vmm::inject::{INJECTIONS_DEFAULT, OnViolation};
 use vmm::jail::Jail;
 use vmm::jail::process::Limits;
+use vmm::pool::{Membership, Needs, Pool};
 use vmm::results;
 use vmm::signals;
 use vmm::stats::{BlockCounts, Counters};
@@ -23,7 +24,7 @@ use vmm::vcpu::Ring;
 use vmm::vm::{Event, MEMORY_DEFAULT_BYTES, Vm, VmConfig, VmError};
 
 use super::ask;
-use super::units::{duration, page_file, size_bytes};
+use super::units::{duration, page_file, pool_file, size_bytes};
 
 /// Run a workload of the built-in guest, or of another image.
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,16 @@ pub(crate) struct Args {
     /// Memory that the guest can be granted.
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "64M")]
     mem: u64,
+    /// Draw the guest's memory from a pool that all guests share which name this file, in this process or another;
+    /// it is made if it isn't there.
+    #[arg(long, value_name = "PATH:SIZE", value_parser = pool_file)]
+    pool: Option<(PathBuf, u64)>,
+    /// What the guest can always have of the pool.
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "0", requires = "pool")]
+    pool_minimum: u64,
+    /// How long an exchange waits for other guests to give memory back, where the pool is used up.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "100ms", requires = "pool")]
+    pool_patience: Duration,
     /// A file for the guest to keep pages in, made if it isn't there; its size is a multiple of 4 KiB, and may
     /// be left out if it has one.
     #[arg(long, value_name = "PATH[:SIZE]", value_parser = page_file)]
@@ -149,6 +160,13 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         let (direct, reserve) = (args.page_file_direct, args.page_file_reserve);
         config.page_file = Some(PageFileConfig { direct, reserve, ..page_file }.open()?);
     }
+    let mut needs = None;
+    if let Some((path, bytes)) = args.pool {
+        let pool = Pool::open(&path, bytes / PAGE_BYTES)?;
+        needs = Some(Needs::watch(&pool, config.jail)?);
+        let minimum_frames = args.pool_minimum.div_ceil(PAGE_BYTES);
+        config.pool = Some(Membership { pool, minimum_frames, patience: args.pool_patience });
+    }
     let page_file_bytes = config.page_file.as_ref().map(|file| file.slots.saturating_mul(PAGE_BYTES));
     let mut vm = Vm::new(&host, config)?;
     let asker = vm.asker();
@@ -159,6 +177,7 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
         super::jail::command(Limits { page_file_bytes, output_bytes })?;
     }
     let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
+    drop(needs);
     super::print(&ask::report(&asker.outcomes(), timing_is_real))?;
     super::print(&vm.records().iter().map(results::line).collect::<String>())?;
     show_violations(&vm);

@@ -1,8 +1,10 @@
 //! Sizes, times and page files on the command line.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use umpa_abi::addr::PAGE_BYTES;
 use vmm::block::PageFileConfig;
 
 /// Why text isn't a size or a time.
@@ -42,6 +44,13 @@ pub(crate) fn page_file(text: &str) -> Result<PageFileConfig, Infallible> {
         Some((path, bytes)) => PageFileConfig::new(path, Some(bytes)),
         None => PageFileConfig::new(text, None),
     })
+}
+
+/// `PATH:SIZE`, the size at least a frame.
+pub(crate) fn pool_file(text: &str) -> Result<(PathBuf, u64), UnitError> {
+    let (path, size) = text.rsplit_once(':').ok_or(UnitError::Size)?;
+    let bytes = size_bytes(size)?;
+    if bytes < PAGE_BYTES || path.is_empty() { Err(UnitError::Size) } else { Ok((path.into(), bytes)) }
 }
 
 /// `10s`, `500ms`, `2m`.

@@ -140,6 +140,8 @@ pub enum Role {
         number: u64,
         /// Of the page file, read from without waiting.
         files: Vec<RawFd>,
+        /// Of the pool, if it is a file.
+        pool: Option<RawFd>,
     },
     /// Reads and writes a page file.
     Block {

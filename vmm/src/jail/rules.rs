@@ -105,9 +105,9 @@ fn pid() -> u64 {
 pub fn allowed(role: &Role) -> Vec<Rule> {
     let mut rules = runtime();
     match role {
-        Role::Vcpu { vcpu, files, .. } => {
+        Role::Vcpu { vcpu, files, pool, .. } => {
             rules.extend(memory_of_the_guest());
-            rules.extend(of_the_vcpu(*vcpu, files));
+            rules.extend(of_the_vcpu(*vcpu, files, *pool));
         }
         Role::Block { files } => rules.extend(of_a_worker(files)),
         Role::Watch => rules.extend(of_a_watch()),
@@ -169,7 +169,7 @@ fn memory_of_the_guest() -> Vec<Rule> {
     only(libc::SYS_madvise, advice, "grants put memory behind frames and take it away").into_iter().collect()
 }
 
-fn of_the_vcpu(vcpu: RawFd, files: &[RawFd]) -> Vec<Rule> {
+fn of_the_vcpu(vcpu: RawFd, files: &[RawFd], pool: Option<RawFd>) -> Vec<Rule> {
     let of = |request: u64| when().fd(0, vcpu).is(1, request);
     let requests =
         [number::KVM_RUN(), number::KVM_GET_REGS(), number::KVM_GET_SREGS(), number::KVM_INTERRUPT()];
@@ -196,6 +196,11 @@ fn of_the_vcpu(vcpu: RawFd, files: &[RawFd]) -> Vec<Rule> {
             libc::SYS_pread64,
             host::meminfo_fd().map(|fd| when().fd(0, fd)),
             "how much memory the host has left",
+        ),
+        only(
+            libc::SYS_fcntl,
+            pool.map(|fd| when().fd(0, fd).is(1, libc::F_OFD_SETLK as u64)),
+            "whether a process that has a share of the pool still lives: else its lock can be had",
         ),
         only(
             libc::SYS_preadv2,

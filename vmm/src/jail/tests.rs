@@ -2,7 +2,7 @@ use super::*;
 
 fn roles() -> [Role; 5] {
     [
-        Role::Vcpu { vcpu: 5, number: 0, files: vec![6] },
+        Role::Vcpu { vcpu: 5, number: 0, files: vec![6], pool: Some(7) },
         Role::Block { files: vec![6] },
         Role::Watch,
         Role::Command,

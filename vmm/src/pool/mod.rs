@@ -35,8 +35,15 @@
 //! It would spare the kernel's way through its own free lists, some hundred cycles of 3,300 a frame.
 //!
 //! So a frame of another guest has no address here: what isn't a guest's own is, for its accesses, given back or
-//! never granted ([`Owner`](crate::ledger::Owner)). A guest runs no instruction while its exchange does this, so
-//! a violation can't meet a frame in transfer; [`Pool::counts`] shows them to other threads.
+//! never granted ([`Owner`](crate::ledger::Owner)). Another vCPU of the guest may touch a frame while it is on its way:
+//! as long as there is a translation it reaches its own page, and after that the VMM looks into the violation when
+//! the exchange is over, and finds it given back. [`Pool::counts`] shows frames in transfer to other threads.
+//!
+//! # Need
+//!
+//! Where the pool is used up an exchange may wait a while ([`Membership::patience`]) for frames that others give
+//! back; [`Needs`] asks them to. One that is to have all or nothing waits for all, one that takes a part only where
+//! it would get nothing.
 //!
 //! # Both sides of an exchange
 //!
@@ -52,18 +59,30 @@
 //! [`Policy::Partial`]: umpa_abi::exchange::Policy::Partial
 //! [`Policy::AllOrNothing`]: umpa_abi::exchange::Policy::AllOrNothing
 
+mod file;
+mod need;
 mod shares;
 
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use shares::{Own, Shares, Slot};
+use file::Mapped;
+use shares::{Own, Shares, Slot, Word};
+
+use crate::upcall::Asker;
+
+pub use need::{GIVES_UP, Needs, RESTS};
 
 /// Most guests of a pool.
 pub const GUESTS_MAX: usize = 63;
 
 /// Why a guest can't share a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// There are as many as it has room for.
     #[error("the pool has {GUESTS_MAX} guests already")]
@@ -79,6 +98,31 @@ pub enum PoolError {
         missing_frames: u64,
         /// The pool's size.
         all_frames: u64,
+    },
+    /// The file can't be used.
+    #[error("can't use the pool {}", .path.display())]
+    File {
+        /// It.
+        path: PathBuf,
+        /// What opening, locking or mapping it failed with.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{} is no pool: name a file that isn't there yet", .path.display())]
+    NoPool {
+        /// It.
+        path: PathBuf,
+    },
+    /// Guests use it already, and with another size.
+    #[error("the pool {} is in use and has {has_frames} frames, not {wanted_frames}", .path.display())]
+    Size {
+        /// It.
+        path: PathBuf,
+        /// Its size.
+        has_frames: u64,
+        /// What was asked for.
+        wanted_frames: u64,
     },
 }
 
@@ -101,17 +145,88 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Pool {
     all_frames: u64,
-    slots: Box<[Slot<AtomicU64>; GUESTS_MAX]>,
-    /// A bit for each slot that a guest of this process has.
+    place: Place,
+    /// A bit for each slot that a guest of this process has. Locked by whoever takes, leaves or clears one.
     taken: Mutex<u64>,
+    /// Guests of this process that can be asked for frames.
+    members: Mutex<BTreeMap<usize, Asker>>,
+    /// Somebody needs frames; with `members`.
+    needed: Condvar,
+    /// Frames have become free: how often. Waited for by those who need them.
+    freed: Mutex<u64>,
+    came: Condvar,
 }
+
+/// Where the slots are.
+#[derive(Debug)]
+enum Place {
+    /// In this process.
+    Here(Box<[Slot<AtomicU64>; GUESTS_MAX]>),
+    /// In a file that other processes share.
+    File(Mapped),
+}
+
+/// Frames that another process has freed are looked for as often.
+const LOOKS: Duration = Duration::from_millis(2);
 
 impl Pool {
     /// A pool of `frames` frames, for guests of this process.
     #[must_use]
     pub fn new(frames: u64) -> Arc<Self> {
-        let slots = Box::new(std::array::from_fn(|_| Slot::default()));
-        Arc::new(Self { all_frames: frames, slots, taken: Mutex::new(0) })
+        Self::at(Place::Here(Box::new(std::array::from_fn(|_| Slot::default()))), frames)
+    }
+
+    /// A pool of `frames` frames for guests of all processes that name this file. It is made if it isn't there, and
+    /// stays; a process that ends, however, gives back what its guests had (`file`).
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub fn open(path: &Path, frames: u64) -> Result<Arc<Self>, PoolError> {
+        Ok(Self::at(Place::File(Mapped::open(path, frames)?), frames))
+    }
+
+    fn at(place: Place, all_frames: u64) -> Arc<Self> {
+        Arc::new(Self {
+            all_frames,
+            place,
+            taken: Mutex::default(),
+            members: Mutex::default(),
+            needed: Condvar::new(),
+            freed: Mutex::default(),
+            came: Condvar::new(),
+        })
+    }
+
+    fn slots(&self) -> &[Slot<AtomicU64>] {
+        match &self.place {
+            Place::Here(slots) => slots.as_slice(),
+            Place::File(mapped) => mapped.slots(),
+        }
+    }
+
+    /// The descriptor of its file: what a jailed thread may lock bytes of.
+    #[must_use]
+    pub fn fd(&self) -> Option<RawFd> {
+        match &self.place {
+            Place::Here(_) => None,
+            Place::File(mapped) => Some(mapped.fd()),
+        }
+    }
+
+    /// Frees what guests had whose process has ended; true if there were any.
+    fn reap(&self, taken: u64) -> bool {
+        let Place::File(mapped) = &self.place else { return false };
+        let mut found = false;
+        for (index, slot) in mapped.slots().iter().enumerate() {
+            let words = [&slot.held, &slot.minimum, &slot.pending];
+            let is_used = words.into_iter().any(|word| Word::load(word) > 0);
+            if taken >> index & 1 == 0 && is_used && mapped.try_lock(index) {
+                self.shares().forget(index);
+                mapped.unlock(index);
+                found = true;
+            }
+        }
+        found
     }
 
     /// How many frames it is about.
@@ -120,15 +235,16 @@ impl Pool {
         self.all_frames
     }
 
-    /// Where they are. Guests that run meanwhile may have changed it.
+    /// Where they are. Guests that run meanwhile may have changed it. What a process has that was killed counts as
+    /// granted until somebody wants it; guests are those of this process.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         let taken = *lock(&self.taken);
-        for (index, slot) in self.slots.iter().enumerate() {
-            let leaving = shares::Word::load(&slot.leaving);
-            let held = shares::Word::load(&slot.held);
-            let minimum = shares::Word::load(&slot.minimum);
+        for (index, slot) in self.slots().iter().enumerate() {
+            let leaving = Word::load(&slot.leaving);
+            let held = Word::load(&slot.held);
+            let minimum = Word::load(&slot.minimum);
             counts.granted_frames = counts.granted_frames.saturating_add(held.saturating_sub(leaving));
             counts.in_transfer_frames = counts.in_transfer_frames.saturating_add(leaving.min(held));
             counts.kept_frames = counts.kept_frames.saturating_add(minimum.saturating_sub(held));
@@ -146,19 +262,46 @@ impl Pool {
     /// [`PoolError`].
     pub fn join(self: &Arc<Self>, minimum_frames: u64) -> Result<Share, PoolError> {
         let mut taken = lock(&self.taken);
-        let index = (0..GUESTS_MAX).find(|index| *taken >> index & 1 == 0).ok_or(PoolError::Full)?;
+        self.reap(*taken);
+        let is_free = |index: &usize| {
+            *taken >> index & 1 == 0
+                && match &self.place {
+                    Place::Here(_) => true,
+                    Place::File(mapped) => mapped.try_lock(*index),
+                }
+        };
+        let index = (0..GUESTS_MAX).find(is_free).ok_or(PoolError::Full)?;
+        // Nobody's: what is there is left of a process that has ended since.
+        self.shares().forget(index);
         let mut own = Own::default();
-        self.shares().guarantee(index, &mut own, minimum_frames).map_err(|short| PoolError::Minimum {
-            minimum_frames,
-            missing_frames: short.missing_frames,
-            all_frames: self.all_frames,
-        })?;
+        if let Err(short) = self.shares().guarantee(index, &mut own, minimum_frames) {
+            if let Place::File(mapped) = &self.place {
+                mapped.unlock(index);
+            }
+            let missing_frames = short.missing_frames;
+            return Err(PoolError::Minimum { minimum_frames, missing_frames, all_frames: self.all_frames });
+        }
         *taken |= 1 << index;
-        Ok(Share { pool: Arc::clone(self), index, own: Mutex::new(own) })
+        Ok(Share { pool: Arc::clone(self), index, own: Mutex::new(own), patience: Duration::ZERO })
+    }
+
+    /// Frames that are nobody's, and kept for nobody.
+    fn uncommitted(&self) -> u64 {
+        let committed = |slot: &Slot<AtomicU64>| Word::load(&slot.held).max(Word::load(&slot.minimum));
+        let all = self.slots().iter().map(committed).fold(0, u64::saturating_add);
+        self.all_frames.saturating_sub(all)
+    }
+
+    /// Some frames are free now.
+    fn have_come(&self) {
+        let mut freed = lock(&self.freed);
+        *freed = freed.wrapping_add(1);
+        drop(freed);
+        self.came.notify_all();
     }
 
     fn shares(&self) -> Shares<'_, AtomicU64> {
-        Shares { all_frames: self.all_frames, slots: self.slots.as_slice() }
+        Shares { all_frames: self.all_frames, slots: self.slots() }
     }
 }
 
@@ -176,9 +319,22 @@ pub struct Share {
     pool: Arc<Pool>,
     index: usize,
     own: Mutex<Own>,
+    patience: Duration,
 }
 
 impl Share {
+    /// With so much time for others to give up what is missing.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Says how the guest is asked for frames that another one needs.
+    pub(crate) fn introduce(&self, asker: Asker) {
+        lock(&self.pool.members).insert(self.index, asker);
+    }
+
     /// The pool.
     #[must_use]
     pub const fn pool(&self) -> &Arc<Pool> {
@@ -191,24 +347,81 @@ impl Share {
         lock(&self.own).granted
     }
 
-    /// `frames` free frames become the guest's, or none.
+    /// `frames` free frames become the guest's, or none. If others have as many above their minimums, it waits for
+    /// them to give them up, as long as its patience lasts.
     ///
     /// # Errors
     /// [`PoolShort`].
     pub fn claim(&self, frames: u64) -> Result<(), PoolShort> {
-        let mut own = lock(&self.own);
-        let claimed = self.pool.shares().claim(self.index, &mut own, frames);
+        let mut freed = *lock(&self.pool.freed);
+        let Err(mut short) = self.claim_now(frames) else { return Ok(()) };
+        let start = Instant::now();
+        while start.elapsed() < self.patience && short.missing_frames <= self.others_spare() {
+            self.want(short.missing_frames.saturating_add(self.pool.uncommitted()));
+            // Within this process it is told; of others it has to find out.
+            let wait =
+                if self.pool.fd().is_some() { LOOKS } else { self.patience.saturating_sub(start.elapsed()) };
+            let same = |now: &mut u64| *now == freed;
+            let waited = self.pool.came.wait_timeout_while(lock(&self.pool.freed), wait, same);
+            freed = *waited.unwrap_or_else(PoisonError::into_inner).0;
+            match self.claim_now(frames) {
+                Ok(()) => {
+                    self.want(0);
+                    return Ok(());
+                }
+                Err(still) => short = still,
+            }
+        }
+        self.want(0);
+        Err(short)
+    }
+
+    /// What a guest waits for, for whoever asks others for it.
+    fn want(&self, frames: u64) {
+        if let Some(slot) = self.pool.slots().get(self.index) {
+            slot.wanted.store(frames, std::sync::atomic::Ordering::Release);
+        }
+        if frames > 0 {
+            drop(lock(&self.pool.members));
+            self.pool.needed.notify_all();
+        }
+    }
+
+    /// Frames that others have above their minimums.
+    fn others_spare(&self) -> u64 {
+        let others = self.pool.slots().iter().enumerate().filter(|(index, _)| *index != self.index);
+        let spare = |slot: &Slot<AtomicU64>| Word::load(&slot.held).saturating_sub(Word::load(&slot.minimum));
+        others.map(|(_, slot)| spare(slot)).fold(0, u64::saturating_add)
+    }
+
+    fn claim_now(&self, frames: u64) -> Result<(), PoolShort> {
+        let try_it = || self.pool.shares().claim(self.index, &mut lock(&self.own), frames);
+        let claimed = try_it().or_else(|short| {
+            // Of those who have ended there may be some left.
+            let reaped = self.pool.reap(*lock(&self.pool.taken));
+            if reaped { try_it() } else { Err(short) }
+        });
         claimed.map_err(|short| PoolShort { missing_frames: short.missing_frames })
     }
 
-    /// Up to `frames` free frames become the guest's; how many.
+    /// Up to `frames` free frames become the guest's, those that there are now; how many. It waits only where it
+    /// would get none.
     #[must_use]
     pub fn claim_up_to(&self, frames: u64) -> u64 {
+        let now = self.take_up_to(frames);
+        if now > 0 || frames == 0 || self.patience.is_zero() {
+            return now;
+        }
+        let wanted = frames.min(self.others_spare());
+        if wanted > 0 && self.claim(wanted).is_ok() { wanted } else { self.take_up_to(frames) }
+    }
+
+    fn take_up_to(&self, frames: u64) -> u64 {
         /// Others change what there is while one looks.
         const TRIES: u32 = 8;
         let mut left = frames;
         for _ in 0..TRIES {
-            match self.claim(left) {
+            match self.claim_now(left) {
                 Ok(()) => return left,
                 Err(short) => left = left.saturating_sub(short.missing_frames.max(1)),
             }
@@ -224,6 +437,9 @@ impl Share {
     /// Frames in transfer are free from here on: out of the guest's reach, their memory gone.
     pub fn left(&self, frames: u64) {
         self.pool.shares().left(self.index, &mut lock(&self.own), frames);
+        if frames > 0 {
+            self.pool.have_come();
+        }
     }
 
     /// Undoes a claim of frames that no memory came for.
@@ -235,9 +451,13 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
+        lock(&self.pool.members).remove(&self.index);
         let mut taken = lock(&self.pool.taken);
         self.pool.shares().forget(self.index);
+        // In a file the slot stays locked: this thread may be in a jail by now. It is this process's next one.
         *taken &= !(1 << self.index);
+        drop(taken);
+        self.pool.have_come();
     }
 }
 
@@ -248,6 +468,17 @@ pub struct Membership {
     pub pool: Arc<Pool>,
     /// The guest's minimum.
     pub minimum_frames: u64,
+    /// How long an exchange waits, where the pool is used up, for others to be asked ([`Needs`]) and to give frames
+    /// back. So long a guest can also hold up its own end, and the calls of its other vCPUs.
+    pub patience: Duration,
+}
+
+impl Membership {
+    /// Of a guest with a minimum, whose exchanges don't wait.
+    #[must_use]
+    pub fn new(pool: &Arc<Pool>, minimum_frames: u64) -> Self {
+        Self { pool: Arc::clone(pool), minimum_frames, patience: Duration::ZERO }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

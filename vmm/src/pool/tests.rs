@@ -126,11 +126,11 @@ fn threads_never_have_more_than_there_is() {
     let out = AtomicU64::new(0);
     let granted = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for seed in 1..=4_u64 {
-            let (pool, out, granted) = (&pool, &out, &granted);
+        // All of them come first: one that came later might not get its minimum.
+        let shares = [1, 2, 3, 4_u64].map(|seed| (seed, 5 * seed, pool.join(5 * seed).unwrap()));
+        for (seed, minimum, share) in shares {
+            let (out, granted) = (&out, &granted);
             scope.spawn(move || {
-                let minimum = 5 * seed;
-                let share = pool.join(minimum).unwrap();
                 let mut state = seed;
                 for _ in 0..20_000 {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -161,7 +161,7 @@ fn minimums_are_kept_from_others() {
     let pool = Pool::new(100);
     let (a, b) = (pool.join(30).unwrap(), pool.join(50).unwrap());
     let refused = pool.join(21).unwrap_err();
-    assert_eq!(refused, PoolError::Minimum { minimum_frames: 21, missing_frames: 1, all_frames: 100 });
+    assert!(matches!(refused, PoolError::Minimum { minimum_frames: 21, missing_frames: 1, all_frames: 100 }));
     assert_eq!(a.claim(51), Err(PoolShort { missing_frames: 1 }));
     assert_eq!((a.claim(40), a.claim_up_to(100)), (Ok(()), 10));
     assert_eq!((b.claim(51), b.claim(50)), (Err(PoolShort { missing_frames: 1 }), Ok(())));
@@ -180,9 +180,50 @@ fn minimums_are_kept_from_others() {
     drop(a);
     assert_eq!(pool.counts(), Counts { free_frames: 100, ..Counts::default() });
     let many: Vec<_> = (0..GUESTS_MAX).map(|_| pool.join(1).unwrap()).collect();
-    assert_eq!(pool.join(0).unwrap_err(), PoolError::Full);
+    assert!(matches!(pool.join(0), Err(PoolError::Full)));
     drop(many);
     assert!(pool.join(100).is_ok());
+}
+
+#[test]
+fn those_with_most_to_spare_are_asked_and_nobody_below_its_minimum() {
+    use super::need::{Seen, asks};
+    let guest = |spare, wanted| Seen { spare, wanted, ..Seen::default() };
+    let guests = [(0, guest(5, 0)), (1, guest(0, 12)), (2, guest(9, 0)), (3, guest(9, 0)), (4, guest(50, 3))];
+    let mut guests = BTreeMap::from(guests);
+    assert_eq!(asks(&guests, 0), [(2, 9), (3, 6)]);
+    assert_eq!(asks(&guests, 7), [(2, 8)]);
+    // What is on its way isn't asked for again; who rests isn't asked.
+    guests.insert(2, Seen { asked: 9, ..guest(9, 0) });
+    assert_eq!(asks(&guests, 0), [(3, 6)]);
+    guests.insert(3, Seen { rests: true, ..guest(9, 0) });
+    assert_eq!(asks(&guests, 0), [(0, 5)]);
+    guests.insert(1, guest(0, u64::MAX));
+    assert_eq!(asks(&guests, 0), [(0, 5)]);
+    guests.retain(|index, _| *index != 1 && *index != 4);
+    assert_eq!(asks(&guests, 0), []);
+}
+
+/// The same file opened twice is as two processes: locks belong to what was opened.
+#[test]
+fn a_share_whose_owner_is_gone_is_free_and_one_that_lives_isnt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool");
+    let [here, there] = [(); 2].map(|()| Pool::open(&path, 100).unwrap());
+    let ours = here.join(10).unwrap();
+    let theirs = there.join(20).unwrap();
+    assert_eq!((theirs.claim(60), ours.claim(40)), (Ok(()), Ok(())));
+    assert_eq!(ours.claim(1), Err(PoolShort { missing_frames: 1 }));
+    assert!(matches!(Pool::open(&path, 99), Err(PoolError::Size { has_frames: 100, .. })));
+    // As when a process is killed: nothing is given back, and the kernel drops its locks.
+    let Place::File(mapped) = &there.place else { panic!("it is in a file") };
+    mapped.unlock(theirs.index);
+    assert_eq!(ours.claim(60), Ok(()));
+    assert_eq!(ours.claim(1), Err(PoolShort { missing_frames: 1 }));
+    assert_eq!(here.counts().granted_frames, 100);
+    // Its slot is another's now.
+    assert_eq!(here.join(0).unwrap().index, theirs.index);
+    std::mem::forget(theirs);
 }
 
 /// A guest without a processor.

@@ -19,6 +19,7 @@ use vmm::host::Host;
 use vmm::image::Image;
 use vmm::inject::{NotInjected, OnViolation};
 use vmm::upcall::{Ask, Asker, OnUnanswered};
+use vmm::pool::{Membership, Pool};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
 
@@ -176,6 +177,8 @@ pub(super) struct Attempt<'a> {
     pub(super) ring: Ring,
     pub(super) variant: u64,
     pub(super) conditions: &'a Conditions,
+    /// Shared with the victim.
+    pub(super) pool: &'a Arc<Pool>,
 }
 
 /// Everything that is left of a guest.
@@ -249,6 +252,7 @@ impl Attempt<'_> {
         config.console = Box::new(console.clone());
         config.memory_bytes = self.planned.memory_bytes;
         config.vcpus = self.planned.vcpus;
+        config.pool = Some(Membership::new(self.pool, 0));
         if self.planned.spins {
             config.timeout = Some(self.conditions.short_patience());
         }

@@ -23,8 +23,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::timing;
+use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::boot::MmuMode;
 use vmm::host::Host;
+use vmm::pool::Pool;
 use vmm::signals;
 use vmm::vcpu::Ring;
 
@@ -74,6 +76,10 @@ enum AttackError {
     #[error("the guest can't list its attacks")]
     List(#[source] Box<vmm::vm::VmError>),
 }
+
+/// What attackers can have of the pool that they share with the victim: more than most of them want, and less
+/// than those who want to use it up.
+const ATTACKERS_FRAMES: u64 = (48 << 20) / PAGE_BYTES;
 
 /// Does it.
 pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
@@ -137,7 +143,8 @@ fn attack(
 ) -> Result<Report, Box<dyn Error>> {
     let conditions = Conditions::new(host.mode(), timing::timing_is_real());
     let panics = Panics::catch();
-    let victim = Victim::start(conditions)?;
+    let pool = Pool::new(victim::FRAMES + ATTACKERS_FRAMES);
+    let victim = Victim::start(conditions, &pool)?;
     // What is made once for all guests (signal handlers, the allocator's arenas) is made by these.
     let ordinary = |report: &mut Report| {
         for ring in [Ring::Three, Ring::Zero] {
@@ -161,7 +168,7 @@ fn attack(
                     return Ok(report);
                 }
                 let rounds = victim.rounds();
-                let attempt = Attempt { host, planned, ring, variant, conditions: &conditions };
+                let attempt = Attempt { host, planned, ring, variant, conditions: &conditions, pool: &pool };
                 let mut ended = attempt.run();
                 ended.note(panics.check());
                 ended.note(victim.check(rounds));

@@ -1,5 +1,5 @@
-//! The victim: a guest that has nothing to do with the attackers, on a thread of its own. It fills its
-//! frames, reads them back and pauses with their checksum, over and over; what it must be is computed here.
+//! The victim: a guest that has nothing to do with the attackers but the pool that they share, on a thread of its
+//! own. It gets frames, fills them, reads them back, returns them and pauses with their checksum, over and over; what it must be is computed here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,16 @@ use umpa_abi::call::ExitCode;
 use umpa_abi::victim::checksum;
 use vmm::host::Host;
 use vmm::image::Image;
+use vmm::pool::{Membership, Pool};
 use vmm::vm::{Event, Vm, VmConfig, VmError};
 
 use super::attempt::Conditions;
 
 /// Between two rounds: the attackers want the processor too.
 const REST: Duration = Duration::from_millis(1);
+
+/// Frames of a round; an emulated one has fewer.
+pub(super) const FRAMES: u64 = 32;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -45,11 +49,15 @@ pub(super) struct Victim {
 
 impl Victim {
     /// Starts it, and waits for its first round.
-    pub(super) fn start(conditions: Conditions) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(super) fn start(
+        conditions: Conditions,
+        pool: &Arc<Pool>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
+        let pool = Arc::clone(pool);
         let thread = std::thread::Builder::new().name("victim".to_owned()).spawn(move || {
-            if let Err(error) = live(&theirs, conditions) {
+            if let Err(error) = live(&theirs, conditions, &pool) {
                 theirs.fail(format!("the victim was hit: {error}"));
             }
         })?;
@@ -91,11 +99,13 @@ impl Victim {
     }
 }
 
-fn live(shared: &Shared, conditions: Conditions) -> Result<(), Box<dyn std::error::Error>> {
+fn live(shared: &Shared, conditions: Conditions, pool: &Arc<Pool>) -> Result<(), Box<dyn std::error::Error>> {
     let host = Host::open()?;
-    let frames = if conditions.is_emulated { 2 } else { 32 };
+    let frames = FRAMES / if conditions.is_emulated { 16 } else { 1 };
     let mut config = VmConfig::new(Image::embedded()?, "victim");
     config.args.push(u64::to_string(&frames));
+    // What it has in a round is always there for it, whatever the attackers take.
+    config.pool = Some(Membership::new(pool, frames));
     config.console = Box::new(std::io::sink());
     config.is_emulated = conditions.is_emulated;
     let mut vm = Vm::new(&host, config)?;

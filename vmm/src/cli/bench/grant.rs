@@ -64,7 +64,7 @@ impl Granted {
         config.memory_bytes = frames * PAGE_BYTES;
         config.ring = args.ring;
         config.timeout = Some(args.timeout);
-        config.pool = pool.then(|| Membership { pool: Pool::new(frames), minimum_frames: frames / 2 });
+        config.pool = pool.then(|| Membership::new(&Pool::new(frames), frames / 2));
         let guest = PausedGuest::start_with(host, series, config)?;
         Ok(Self { guest, start: None, mappings: 0, mappings_in_pieces: 0 })
     }
