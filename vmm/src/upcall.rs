@@ -199,11 +199,8 @@ impl Asker {
         if state.has_ended {
             return Err(AskError::Ended);
         }
-        if ask.deadline.is_some() && state.watcher.is_none() {
-            let shared = Arc::clone(&self.0);
-            let thread = self.0.jail.spawn(Role::Watch, move |_| shared.watch_deadlines());
-            let thread = thread.and_then(Starting::wait).map_err(|_| AskError::Thread)?;
-            state.watcher = Some(thread);
+        if ask.deadline.is_some() {
+            self.watch(&mut state)?;
         }
         let id = (state.entries.len() as u64).saturating_add(1);
         let outcome = Outcome {
@@ -233,6 +230,26 @@ impl Asker {
     /// Whether both ask the same guest.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Starts the thread that waits for deadlines, for a program that can't make threads any more when it asks.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub fn expect_deadlines(&self) -> Result<(), AskError> {
+        self.watch(&mut self.0.lock())
+    }
+
+    fn watch(&self, state: &mut State) -> Result<(), AskError> {
+        if state.has_ended {
+            return Err(AskError::Ended);
+        }
+        if state.watcher.is_none() {
+            let shared = Arc::clone(&self.0);
+            let thread = self.0.jail.spawn(Role::Watch, move |_| shared.watch_deadlines());
+            state.watcher = Some(thread.and_then(Starting::wait).map_err(|_| AskError::Thread)?);
+        }
+        Ok(())
     }
 
     /// What has come of a request so far; `None` for a number that `ask` hasn't given.

@@ -24,22 +24,40 @@ use vmm::vm::{Vm, VmConfig};
 
 /// Which deed the test that is started again does.
 const DEED: &str = "UMPA_JAIL_DEED";
+/// Whether there is no jail around it.
+const FREE: &str = "UMPA_JAIL_FREE";
 /// On which thread.
 const PLACE: &str = "UMPA_JAIL_PLACE";
+
+/// A file that no thread in a jail can make.
+const OUTSIDE: &str = "/tmp/out-of-the-jail";
 
 /// Something that a thread of a guest's has no business to do.
 struct Deed {
     name: &'static str,
     /// The call that ends the process; `None` if it fails instead.
     call: Option<&'static str>,
+    /// What the kernel says of it where no jail is; 0 if it is done.
+    otherwise: i32,
     does: fn() -> io::Result<()>,
 }
 
 fn call(number: libc::c_long, arguments: [usize; 6]) -> io::Result<()> {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: none of the deeds' calls writes to memory of this process.
+    // SAFETY: none of the deeds' calls writes to memory of this process, but to what it was made for.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A child ends at once.
+fn fork(number: libc::c_long, flags: usize) -> io::Result<()> {
+    // SAFETY: no memory is written; the child makes one system call.
+    match unsafe { libc::syscall(number, flags, 0, 0, 0, 0) } {
+        // SAFETY: ends the child, without the parent's handlers.
+        0 => unsafe { libc::_exit(0) },
+        1.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn one(number: libc::c_long, argument: usize) -> io::Result<()> {
@@ -47,59 +65,108 @@ fn one(number: libc::c_long, argument: usize) -> io::Result<()> {
 }
 
 const DEEDS: [Deed; 25] = [
-    Deed { name: "read a file", call: None, does: || File::open("/proc/version").map(drop) },
-    Deed { name: "write a file", call: Some("openat"), does: || fs::write("/tmp/out-of-the-jail", "x") },
-    Deed { name: "open", call: Some("open"), does: || one(libc::SYS_open, c"/".as_ptr() as usize) },
-    Deed { name: "list a folder", call: Some("openat"), does: || fs::read_dir("/").map(drop) },
-    Deed { name: "remove a file", call: Some("unlink"), does: || fs::remove_file("/tmp/out-of-the-jail") },
+    Deed { name: "read a file", call: None, otherwise: 0, does: || File::open("/proc/version").map(drop) },
+    Deed { name: "write a file", call: Some("openat"), otherwise: 0, does: || fs::write(OUTSIDE, "x") },
+    Deed {
+        name: "open",
+        call: Some("open"),
+        otherwise: 0,
+        does: || one(libc::SYS_open, c"/".as_ptr() as usize),
+    },
+    Deed { name: "list a folder", call: Some("openat"), otherwise: 0, does: || fs::read_dir("/").map(drop) },
+    Deed { name: "remove a file", call: Some("unlink"), otherwise: 0, does: || fs::remove_file(OUTSIDE) },
     Deed {
         name: "socket",
         call: Some("socket"),
+        otherwise: 0,
         does: || std::net::UdpSocket::bind("127.0.0.1:0").map(drop),
     },
     Deed {
         name: "unix socket",
         call: Some("socketpair"),
-        does: || call(libc::SYS_socketpair, [1, 1, 0, 0, 0, 0]),
+        otherwise: 0,
+        does: || {
+            call(libc::SYS_socketpair, [1, 1, 0, Box::leak(Box::new([0_i32; 2])).as_mut_ptr() as usize, 0, 0])
+        },
     },
-    Deed { name: "connect", call: Some("connect"), does: || call(libc::SYS_connect, [0; 6]) },
-    Deed { name: "fork", call: Some("fork"), does: || one(libc::SYS_fork, 0) },
+    Deed {
+        name: "connect",
+        call: Some("connect"),
+        otherwise: libc::ENOTSOCK,
+        does: || call(libc::SYS_connect, [0; 6]),
+    },
+    Deed { name: "fork", call: Some("fork"), otherwise: 0, does: || fork(libc::SYS_fork, 0) },
     Deed {
         name: "clone a process",
         call: Some("clone"),
-        does: || one(libc::SYS_clone, libc::SIGCHLD as usize),
+        otherwise: 0,
+        does: || fork(libc::SYS_clone, libc::SIGCHLD as usize),
     },
-    Deed { name: "clone3", call: Some("clone3"), does: || one(libc::SYS_clone3, 0) },
+    Deed { name: "clone3", call: Some("clone3"), otherwise: libc::EINVAL, does: || one(libc::SYS_clone3, 0) },
     Deed {
         name: "execute",
         call: Some("execve"),
+        otherwise: 0,
         does: || one(libc::SYS_execve, c"/bin/true".as_ptr() as usize),
     },
-    Deed { name: "kill", call: Some("kill"), does: || call(libc::SYS_kill, [1, 0, 0, 0, 0, 0]) },
-    Deed { name: "trace", call: Some("ptrace"), does: || one(libc::SYS_ptrace, 0) },
-    Deed { name: "map memory to execute", call: Some("mmap"), does: || map(7, 0x22) },
-    Deed { name: "map over memory", call: Some("mmap"), does: || map(3, 0x32) },
-    Deed { name: "map a file", call: Some("mmap"), does: || map(1, 2) },
+    Deed {
+        name: "kill",
+        call: Some("kill"),
+        otherwise: 0,
+        does: || call(libc::SYS_kill, [1, 0, 0, 0, 0, 0]),
+    },
+    Deed {
+        name: "trace",
+        call: Some("ptrace"),
+        otherwise: libc::ESRCH,
+        does: || call(libc::SYS_ptrace, [libc::PTRACE_SEIZE as usize, i32::MAX as usize, 0, 0, 0, 0]),
+    },
+    Deed { name: "map memory to execute", call: Some("mmap"), otherwise: 0, does: || map(7, 0x22) },
+    Deed { name: "map over memory", call: Some("mmap"), otherwise: 0, does: || map(3, 0x32) },
+    Deed { name: "map a file", call: Some("mmap"), otherwise: libc::ENODEV, does: || map(1, 2) },
     Deed {
         name: "make memory executable",
         call: Some("mprotect"),
+        otherwise: libc::ENOMEM,
         does: || call(libc::SYS_mprotect, [0, 4096, 7, 0, 0, 0]),
     },
-    Deed { name: "lock memory", call: Some("mlock"), does: || one(libc::SYS_mlock, 0) },
-    Deed { name: "read another descriptor", call: Some("pread64"), does: || stdin(libc::SYS_pread64) },
-    Deed { name: "write another descriptor", call: Some("pwrite64"), does: || stdin(libc::SYS_pwrite64) },
+    Deed { name: "lock memory", call: Some("mlock"), otherwise: 0, does: || one(libc::SYS_mlock, 0) },
+    Deed {
+        name: "read another descriptor",
+        call: Some("pread64"),
+        otherwise: 0,
+        does: || stdin(libc::SYS_pread64),
+    },
+    Deed {
+        name: "write another descriptor",
+        call: Some("pwrite64"),
+        otherwise: libc::EBADF,
+        does: || stdin(libc::SYS_pwrite64),
+    },
     Deed {
         name: "write to standard output",
         call: Some("write"),
+        otherwise: 0,
         does: || call(libc::SYS_write, [1, 0, 0, 0, 0, 0]),
     },
     Deed {
         name: "make a machine",
         call: Some("ioctl"),
-        does: || call(libc::SYS_ioctl, [3, 0xae01, 0, 0, 0, 0]),
+        otherwise: libc::EBADF,
+        does: || call(libc::SYS_ioctl, [99, 0xae01, 0, 0, 0, 0]),
     },
-    Deed { name: "change a handler", call: Some("rt_sigaction"), does: || one(libc::SYS_rt_sigaction, 31) },
-    Deed { name: "rights", call: Some("setuid"), does: || one(libc::SYS_setuid, 0) },
+    Deed {
+        name: "change a handler",
+        call: Some("rt_sigaction"),
+        otherwise: 0,
+        does: || call(libc::SYS_rt_sigaction, [libc::SIGSYS as usize, 0, 0, 8, 0, 0]),
+    },
+    Deed {
+        name: "rights",
+        call: Some("setresuid"),
+        otherwise: 0,
+        does: || call(libc::SYS_setresuid, [usize::MAX, usize::MAX, usize::MAX, 0, 0, 0]),
+    },
 ];
 
 fn map(protection: usize, flags: usize) -> io::Result<()> {
@@ -161,17 +228,23 @@ impl Storage for Prisoner {
 fn do_the_deed() {
     let Some(deed) = std::env::var(DEED).ok().and_then(|deed| deed.parse().ok()) else { return };
     let place = std::env::var(PLACE).unwrap();
+    let jail = if std::env::var_os(FREE).is_some() { Jail::Off } else { Jail::On };
     if place == "vcpu" || place == "block" {
         let host = Host::open().unwrap();
         let mut config = VmConfig::new(Image::embedded().unwrap(), "block");
         config.args.push("count".to_owned());
+        config.jail = jail;
         let file = File::open("/dev/null").unwrap();
         config.page_file = Some(PageFile::new(Prisoner { at_once: place == "vcpu", deed, file }, 4));
         let mut vm = Vm::new(&host, config).unwrap();
         vm.run().unwrap();
     } else {
-        let role = if place == "watch" { Role::Watch } else { Role::Command };
-        let thread = Jail::On.spawn(role, move |_| match (DEEDS[deed].does)() {
+        let role = match place.as_str() {
+            "watch" => Role::Watch,
+            "driver" => Role::Driver { processes: false },
+            _ => Role::Command,
+        };
+        let thread = jail.spawn(role, move |_| match (DEEDS[deed].does)() {
             Ok(()) => eprintln!("it was done"),
             Err(error) => eprintln!("it failed: {error}"),
         });
@@ -182,7 +255,14 @@ fn do_the_deed() {
 }
 
 fn started_again(test: &str, place: &str, deed: usize) -> Ended {
+    started(test, place, deed, Jail::On)
+}
+
+fn started(test: &str, place: &str, deed: usize, jail: Jail) -> Ended {
     let mut again = Command::new(std::env::current_exe().unwrap());
+    if jail == Jail::Off {
+        again.env(FREE, "1");
+    }
     again.args(["--exact", test, "--nocapture", "--test-threads", "1"]);
     again.env(DEED, deed.to_string()).env(PLACE, place).env_remove("RUST_BACKTRACE");
     again.stdin(Stdio::null()).output().unwrap().into()
@@ -226,12 +306,96 @@ fn the_watchdogs_thread_can_do_nothing_else() {
     ends("the_watchdogs_thread_can_do_nothing_else", "watch", &[]);
 }
 
-/// It reads KVM's statistics, writes results, and its clone3 is refused so that libc takes clone.
+/// It reads KVM's statistics and writes results.
 #[test]
 fn the_commands_own_thread_can_do_nothing_else() {
     do_the_deed();
-    let allowed = ["clone3", "read another descriptor", "write to standard output"];
+    let allowed = ["read another descriptor", "write to standard output"];
     ends("the_commands_own_thread_can_do_nothing_else", "command", &allowed);
+}
+
+/// So that the tests above can fail: where no jail is, each deed is done, or fails for a reason of its own.
+#[test]
+fn without_the_jail_the_deeds_are_done() {
+    do_the_deed();
+    for place in ["vcpu", "block", "watch"] {
+        for (index, deed) in DEEDS.iter().enumerate() {
+            fs::write(OUTSIDE, "x").unwrap();
+            let ended = started("without_the_jail_the_deeds_are_done", place, index, Jail::Off);
+            assert!(
+                ended.code == Some(0) && !ended.err.contains("the jail stopped"),
+                "{}: {ended}",
+                deed.name
+            );
+            let said = match deed.otherwise {
+                0 => "it was done".to_owned(),
+                error => format!("it failed: {}", io::Error::from_raw_os_error(error)),
+            };
+            // Nobody is there to say so any more.
+            let executed = deed.call == Some("execve") && !ended.err.contains("came back");
+            assert!(executed || ended.err.contains(&said), "{}, {said}: {ended}", deed.name);
+            let _ = fs::remove_file(OUTSIDE);
+        }
+    }
+}
+
+/// What a driver may is more; what leads out fails with EPERM.
+#[test]
+fn a_drivers_thread_finds_no_way_out() {
+    do_the_deed();
+    // It maps memory, reads files, changes handlers, writes results. Files are for Landlock, which a driver's
+    // thread has from its command.
+    let refused = [
+        "socket",
+        "unix socket",
+        "connect",
+        "fork",
+        "clone a process",
+        "execute",
+        "kill",
+        "trace",
+        "map memory to execute",
+        "make memory executable",
+        "lock memory",
+        "rights",
+    ];
+    for name in refused {
+        let index = DEEDS.iter().position(|deed| deed.name == name).unwrap();
+        let ended = started_again("a_drivers_thread_finds_no_way_out", "driver", index);
+        let is_refused = ended.err.contains("it failed: Operation not permitted");
+        assert!(ended.code == Some(0) && is_refused, "{name}: {ended}");
+    }
+}
+
+/// What publishes a number can't do without a jail: only `vmm run` has an option for that. Tests neither, but for
+/// those of the jail itself.
+#[test]
+fn nobody_else_can_do_without_the_jail() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join("src").exists() {
+        println!("no sources here");
+        return;
+    }
+    let may = ["src/jail/mod.rs", "src/jail/tests.rs", "src/cli/run.rs", "tests/jail.rs"];
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    let mut looked_at = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                looked_at += 1;
+                let text = fs::read_to_string(&path).unwrap();
+                let is_off =
+                    text.contains(concat!("Jail::", "Off")) || text.contains(concat!("\"--no-", "jail\""));
+                let place = path.strip_prefix(root).unwrap().to_str().unwrap();
+                // The benchmark of the jail compares.
+                assert!(!is_off || may.contains(&place) || place == "src/cli/bench/jail.rs", "{place}");
+            }
+        }
+    }
+    assert!(looked_at > 100, "{looked_at} files");
 }
 
 #[test]
@@ -387,7 +551,7 @@ fn benchmarks_and_the_demo_run_their_guests_in_the_jail() {
         let begin = Instant::now();
         // The demo's guests live for some milliseconds each.
         let mut most = 0;
-        while most < 3 && begin.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none() {
+        while most < 4 && begin.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none() {
             let threads = threads(child.id());
             let Some(vcpu) = threads.iter().find(|task| task.name == "vcpu") else { continue };
             // Its first thread may have been seen before it became `vmm`.
@@ -397,8 +561,8 @@ fn benchmarks_and_the_demo_run_their_guests_in_the_jail() {
             assert!(threads.iter().all(|task| task.has_filters), "{arguments:?}: {threads:?}");
             most = most.max(vcpu.filters);
         }
-        // The driver's, which the guest's thread has inherited, and two of its own.
-        assert_eq!(most, 3, "{arguments:?}");
+        // The driver's two, which the guest's thread has inherited, and two of its own.
+        assert_eq!(most, 4, "{arguments:?}");
         let _ = child.kill();
         child.wait().unwrap();
     }

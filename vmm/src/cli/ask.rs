@@ -1,12 +1,13 @@
 //! `--ask-release`: asks a guest for frames while it runs, and shows what came back.
 
+use std::error::Error;
 use std::fmt::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::upcall::Severity;
+use vmm::jail::{Jail, Role, Thread};
 use vmm::upcall::{Ask, Asker, Fate, Outcome};
 
 use super::units::{duration, size_bytes};
@@ -44,31 +45,50 @@ pub(super) fn request(text: &str) -> Result<Request, RequestError> {
     Ok(Request { after, ask: Ask { deadline, ..Ask::new(severity, frames) } })
 }
 
-/// Runs `guest` while the requests are made, each at its time. Those that the guest doesn't live to see
-/// aren't.
-pub(super) fn while_running<R>(requests: &[Request], asker: &Asker, guest: impl FnOnce() -> R) -> R {
-    if requests.is_empty() {
-        return guest();
-    }
-    let (ends, end): (Sender<()>, Receiver<()>) = channel();
-    thread::scope(|scope| {
-        scope.spawn(move || {
+/// Requests that are made while a guest runs, each at its time, by a thread that is there before: the
+/// command's own can make none when it is jailed.
+#[derive(Debug, Default)]
+pub(super) struct Requests(Option<(Sender<()>, Thread<()>)>);
+
+impl Requests {
+    /// Their thread waits for the guest's start.
+    pub(super) fn prepare(requests: &[Request], asker: &Asker, jail: Jail) -> Result<Self, Box<dyn Error>> {
+        if requests.is_empty() {
+            return Ok(Self::default());
+        }
+        if requests.iter().any(|request| request.ask.deadline.is_some()) {
+            asker.expect_deadlines()?;
+        }
+        let (guest, is_there): (Sender<()>, Receiver<()>) = channel();
+        let (mut requests, asker) = (requests.to_vec(), asker.clone());
+        requests.sort_by_key(|request| request.after);
+        let thread = jail.spawn(Role::Watch, move |_| {
+            if is_there.recv().is_err() {
+                return;
+            }
             let start = Instant::now();
-            let mut requests = requests.to_vec();
-            requests.sort_by_key(|request| request.after);
             for request in requests {
                 let left = request.after.saturating_sub(start.elapsed());
                 // The other end goes with the guest.
-                if end.recv_timeout(left) != Err(RecvTimeoutError::Timeout) || asker.ask(request.ask).is_err()
-                {
+                let waited = is_there.recv_timeout(left);
+                if waited != Err(RecvTimeoutError::Timeout) || asker.ask(request.ask).is_err() {
                     return;
                 }
             }
-        });
+        })?;
+        Ok(Self(Some((guest, thread.wait()?))))
+    }
+
+    /// Runs `guest` while they are made. Those that the guest doesn't live to see aren't.
+    pub(super) fn while_running<R>(self, guest: impl FnOnce() -> R) -> R {
+        let Some((is_there, thread)) = self.0 else { return guest() };
+        // It waits for that, and for nothing else.
+        let _ = is_there.send(());
         let result = guest();
-        drop(ends);
+        drop(is_there);
+        thread.join();
         result
-    })
+    }
 }
 
 /// What came of all requests; times only where they mean something.

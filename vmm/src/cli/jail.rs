@@ -21,14 +21,23 @@ pub(super) fn command(limits: Limits) -> Result<(), JailError> {
     Ok(())
 }
 
-/// From here on this thread, and the processes that it starts, can change no file but those below the
-/// folders.
+/// From here on this thread can change no file but those below the folders, and makes no process.
 pub(super) fn driver(writable: impl IntoIterator<Item = PathBuf>) -> Result<(), JailError> {
+    drive(writable, false)
+}
+
+/// The same, but it can start this program again, which inherits all this.
+pub(super) fn driver_of_processes(writable: impl IntoIterator<Item = PathBuf>) -> Result<(), JailError> {
+    drive(writable, true)
+}
+
+fn drive(writable: impl IntoIterator<Item = PathBuf>, processes: bool) -> Result<(), JailError> {
     vmm::jail::process::forbid_cores()?;
     let readable = Files::default().read("/").execute("/").device(host::DEVICE).device("/dev/null");
     let files = writable.into_iter().fold(readable, Files::write);
-    files.restrict(Role::Driver.name())?;
-    Jail::On.enter(&Role::Driver)?;
+    let role = Role::Driver { processes };
+    files.restrict(role.name())?;
+    Jail::On.enter(&role)?;
     Ok(())
 }
 

@@ -170,13 +170,15 @@ pub(crate) fn main(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let page_file_bytes = config.page_file.as_ref().map(|file| file.slots.saturating_mul(PAGE_BYTES));
     let mut vm = Vm::new(&host, config)?;
     let asker = vm.asker();
+    let jail = if args.no_jail { Jail::Off } else { Jail::On };
+    let requests = ask::Requests::prepare(&args.ask_release, &asker, jail)?;
     if args.no_jail {
         eprintln!("vmm: warning: --no-jail: a guest that breaks the VMM has this process's rights");
     } else {
         let output_bytes = args.output_limit.saturating_mul(TEXT_TIMES).saturating_add(OWN_TEXT_BYTES);
         super::jail::command(Limits { page_file_bytes, output_bytes })?;
     }
-    let ended = ask::while_running(&args.ask_release, &asker, || run_to_the_end(&mut vm));
+    let ended = requests.while_running(|| run_to_the_end(&mut vm));
     drop(needs);
     super::print(&ask::report(&asker.outcomes(), timing_is_real))?;
     super::print(&vm.records().iter().map(results::line).collect::<String>())?;

@@ -16,7 +16,7 @@
 //! | block workers | [`Role::Block`] | move bytes between its frames and the page file |
 //! | watchdog, deadlines | [`Role::Watch`] | no: they stop it |
 //! | `main` of `vmm run` | [`Role::Command`] | prints what it says |
-//! | `main` of `vmm demo`, `vmm bench` | [`Role::Driver`] | makes one guest after the other, and measures Linux |
+//! | `main` of `vmm demo`, `vmm bench`, `vmm attack` | [`Role::Driver`] | makes one guest after the other, and measures Linux |
 //!
 //! In types: a vCPU enters its guest only for a thread that has a [`Jailed`], and that is made by
 //! [`Jail::enter`] alone; it can't be sent to another thread.
@@ -28,7 +28,11 @@
 //! limits the process too ([`process`]).
 //!
 //! A system call that the rules don't have ends the process with exit code 2 and its name (`caught`);
-//! opening files for reading fails with EPERM instead, because libc tries it for its own sake.
+//! opening files for reading fails with EPERM instead, because libc tries it for its own sake. What a driver
+//! may not do fails with EPERM too.
+//!
+//! No thread of `vmm run` can make another one: all are there before the guest runs. So no limit on their
+//! number is needed, which RLIMIT_NPROC couldn't be: it counts a user's, and isn't root's.
 //!
 //! Cost: one thread, and 0.2 ms for each; nothing in the guest. Where a kernel has no Landlock (before 5.13, or
 //! not switched on) that layer is missing, and [`offers`] says so; without seccomp there is no guest.
@@ -153,7 +157,10 @@ pub enum Role {
     /// Has made a guest and its threads, waits for it and reports.
     Command,
     /// Makes guests, and measures Linux beside them.
-    Driver,
+    Driver {
+        /// It starts this program again, for what is measured in processes of its own.
+        processes: bool,
+    },
 }
 
 impl Role {
@@ -168,13 +175,13 @@ impl Role {
             Self::Block { .. } => "block",
             Self::Watch => "watch",
             Self::Command => "main",
-            Self::Driver => "driver",
+            Self::Driver { .. } => "driver",
         }
     }
 
     /// Its threads are the library's own, so it says which signals they take.
     const fn is_a_guests(&self) -> bool {
-        !matches!(self, Self::Command | Self::Driver)
+        !matches!(self, Self::Command | Self::Driver { .. })
     }
 }
 
@@ -285,14 +292,12 @@ fn filters(role: &Role) -> seccompiler::Result<Vec<BpfProgram>> {
         Ok(SeccompFilter::new(rules, otherwise, then, TargetArch::x86_64)?.try_into()?)
     };
     let error = |errno: i32| SeccompAction::Errno(errno as u32);
-    let (allow, trap) = (SeccompAction::Allow, SeccompAction::Trap);
-    if *role == Role::Driver {
-        return Ok(vec![compile(&rules::refused_to_drivers(), allow, trap)?]);
-    }
-    let failing = [
-        (rules::answered_with_eperm(), error(libc::EPERM)),
-        (rules::answered_with_enosys(role), error(libc::ENOSYS)),
-    ];
+    let allow = SeccompAction::Allow;
+    let (otherwise, eperm) = match role {
+        Role::Driver { .. } => (error(libc::EPERM), Vec::new()),
+        _ => (SeccompAction::Trap, rules::answered_with_eperm()),
+    };
+    let failing = [(eperm, error(libc::EPERM)), (rules::answered_with_enosys(role), error(libc::ENOSYS))];
     let (mut filters, mut allowed) = (Vec::new(), rules::allowed(role));
     for (rules, answer) in failing {
         if !rules.is_empty() {
@@ -300,7 +305,7 @@ fn filters(role: &Role) -> seccompiler::Result<Vec<BpfProgram>> {
             allowed.extend(rules);
         }
     }
-    filters.push(compile(&allowed, trap, allow)?);
+    filters.push(compile(&allowed, otherwise, allow)?);
     Ok(filters)
 }
 

@@ -3,6 +3,8 @@
 //! A rule without conditions allows a call as it is. Descriptors, requests and flags are looked at where
 //! another value would be another right. Pointers can't be looked at by a filter.
 
+mod drivers;
+
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
@@ -29,10 +31,6 @@ mod number {
     vmm_sys_util::ioctl_iow_nr!(KVM_SET_VCPU_EVENTS, KVMIO, 0xa0, kvm_vcpu_events);
 }
 
-/// `prctl` operations that Rust and seccomp use.
-const PRCTL: [u64; 2] = [libc::PR_SET_NAME as u64, libc::PR_SET_NO_NEW_PRIVS as u64];
-/// What makes a clone a thread of this process.
-const THREAD: u64 = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
 /// The advice that grants give.
 const ADVICE: [i32; 4] =
     [libc::MADV_DONTNEED, libc::MADV_POPULATE_WRITE, memory::GUARD_INSTALL, memory::GUARD_REMOVE];
@@ -100,7 +98,7 @@ fn pid() -> u64 {
     std::process::id().into()
 }
 
-/// What the threads of `role` may do; of [`Role::Driver`] see [`refused_to_drivers`].
+/// What the threads of `role` may do.
 #[must_use]
 pub fn allowed(role: &Role) -> Vec<Rule> {
     let mut rules = runtime();
@@ -111,7 +109,8 @@ pub fn allowed(role: &Role) -> Vec<Rule> {
         }
         Role::Block { files } => rules.extend(of_a_worker(files)),
         Role::Watch => rules.extend(of_a_watch()),
-        Role::Command | Role::Driver => rules.extend(of_the_command()),
+        Role::Command => rules.extend(of_the_command()),
+        Role::Driver { processes } => return drivers::allowed(*processes),
     }
     rules
 }
@@ -237,7 +236,6 @@ fn of_the_command() -> Vec<Rule> {
     let output = [libc::STDOUT_FILENO, libc::STDERR_FILENO].map(|fd| when().fd(0, fd));
     // What an eventfd takes.
     let event = when().is(2, 8);
-    let kick = when().is(0, pid()).is(2, SIGRTMIN().cast_unsigned().into());
     let rules = [
         only(
             libc::SYS_write,
@@ -245,38 +243,18 @@ fn of_the_command() -> Vec<Rule> {
             "results; the watchdog is told of the end",
         ),
         only(libc::SYS_writev, output, "results"),
-        only(libc::SYS_tgkill, [kick], "a request for frames kicks the vCPU"),
         only(
             libc::SYS_rt_sigaction,
             each([libc::SIGINT, libc::SIGTERM], |signal| when().is(0, signal as u64)),
             "the first SIGINT or SIGTERM lets the second one end the process",
         ),
         only(
-            libc::SYS_clone,
-            [when().masked(0, THREAD, THREAD)],
-            "threads that make requests and watch their deadlines; no process",
-        ),
-        only(
             libc::SYS_fcntl,
             [when().is(1, libc::F_GETFD as u64)],
             "a debug build looks whether a descriptor that it closes is open",
         ),
-        only(
-            libc::SYS_prctl,
-            each(PRCTL, |operation| when().is(0, operation)),
-            "such a thread's name, and its jail",
-        ),
-        only(
-            libc::SYS_seccomp,
-            [when().is(0, libc::SECCOMP_SET_MODE_FILTER.into())],
-            "such a thread's stricter jail",
-        ),
     ];
     let plain = [
-        (libc::SYS_landlock_create_ruleset, "such a thread's jail"),
-        (libc::SYS_landlock_restrict_self, "such a thread's jail"),
-        (libc::SYS_set_robust_list, "such a thread's start"),
-        (libc::SYS_rseq, "such a thread's start"),
         (libc::SYS_pread64, "KVM's statistics of the guest"),
         (libc::SYS_close, "the guest's descriptors go"),
         (libc::SYS_poll, "whether SIGINT or SIGTERM has come"),
@@ -306,87 +284,7 @@ pub fn answered_with_eperm() -> Vec<Rule> {
 pub fn answered_with_enosys(role: &Role) -> Vec<Rule> {
     let clone3 =
         rule(libc::SYS_clone3, "its flags can't be looked at; libc takes clone then, whose flags can");
-    if *role == Role::Command { vec![clone3] } else { Vec::new() }
-}
-
-/// A driver opens what Landlock leaves, maps and protects memory as its native contenders do, and starts
-/// such as itself. None of that needs these.
-#[must_use]
-pub fn refused_to_drivers() -> Vec<Rule> {
-    let groups: [(&'static str, &[c_long]); 6] = [
-        (
-            "it talks to nobody",
-            &[
-                libc::SYS_socket,
-                libc::SYS_socketpair,
-                libc::SYS_bind,
-                libc::SYS_listen,
-                libc::SYS_connect,
-                libc::SYS_accept,
-                libc::SYS_accept4,
-            ],
-        ),
-        (
-            "it looks into no other process",
-            &[
-                libc::SYS_ptrace,
-                libc::SYS_process_vm_readv,
-                libc::SYS_process_vm_writev,
-                libc::SYS_pidfd_open,
-                libc::SYS_pidfd_getfd,
-                libc::SYS_kcmp,
-            ],
-        ),
-        (
-            "it leaves the system's state alone",
-            &[
-                libc::SYS_mount,
-                libc::SYS_umount2,
-                libc::SYS_pivot_root,
-                libc::SYS_chroot,
-                libc::SYS_init_module,
-                libc::SYS_finit_module,
-                libc::SYS_delete_module,
-                libc::SYS_kexec_load,
-                libc::SYS_kexec_file_load,
-                libc::SYS_reboot,
-                libc::SYS_sethostname,
-                libc::SYS_settimeofday,
-                libc::SYS_clock_settime,
-                libc::SYS_iopl,
-                libc::SYS_ioperm,
-            ],
-        ),
-        ("it stays in its namespaces", &[libc::SYS_unshare, libc::SYS_setns]),
-        (
-            "it is who it is",
-            &[
-                libc::SYS_setuid,
-                libc::SYS_setgid,
-                libc::SYS_setreuid,
-                libc::SYS_setregid,
-                libc::SYS_setresuid,
-                libc::SYS_setresgid,
-                libc::SYS_setgroups,
-                libc::SYS_capset,
-            ],
-        ),
-        (
-            "these have been a way into the kernel too often",
-            &[
-                libc::SYS_bpf,
-                libc::SYS_perf_event_open,
-                libc::SYS_userfaultfd,
-                libc::SYS_io_uring_setup,
-                libc::SYS_io_uring_enter,
-                libc::SYS_io_uring_register,
-                libc::SYS_keyctl,
-                libc::SYS_add_key,
-                libc::SYS_request_key,
-            ],
-        ),
-    ];
-    groups.into_iter().flat_map(|(why, calls)| calls.iter().map(move |&call| rule(call, why))).collect()
+    if matches!(role, Role::Driver { .. }) { vec![clone3] } else { Vec::new() }
 }
 
 /// Rules as the compiler takes them. A call with two rules has the conditions of both.

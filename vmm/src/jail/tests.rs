@@ -1,12 +1,13 @@
 use super::*;
 
-fn roles() -> [Role; 5] {
+fn roles() -> [Role; 6] {
     [
         Role::Vcpu { vcpu: 5, number: 0, files: vec![6], pool: Some(7) },
         Role::Block { files: vec![6] },
         Role::Watch,
         Role::Command,
-        Role::Driver,
+        Role::Driver { processes: false },
+        Role::Driver { processes: true },
     ]
 }
 
@@ -17,7 +18,6 @@ fn every_rule_has_a_reason_and_every_filter_compiles() {
         assert!(programs.iter().all(|program| !program.is_empty()), "{role:?}");
         let mut rules = rules::allowed(&role);
         rules.extend([rules::answered_with_eperm(), rules::answered_with_enosys(&role)].concat());
-        rules.extend(rules::refused_to_drivers());
         assert!(rules.iter().all(|rule| rule.why.len() > 5), "{role:?}");
     }
 }

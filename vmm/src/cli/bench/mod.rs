@@ -66,6 +66,11 @@ enum Bench {
 }
 
 impl Bench {
+    /// Linux's side is in processes of its own.
+    const fn starts_processes(&self) -> bool {
+        matches!(self, Self::Native(_) | Self::Pagefile(_) | Self::Snapshot(_) | Self::Table1(_))
+    }
+
     /// The folders that files are made in: of the result, and of page files and swap with its limit.
     fn writes_below(&self) -> Vec<PathBuf> {
         let (json, more): (&Option<PathBuf>, Vec<PathBuf>) = match self {
@@ -98,7 +103,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     signals::catch_sigint()?;
     if !matches!(args.bench, Bench::All(_)) {
         all::end_with_parent();
-        jail::driver(args.bench.writes_below())?;
+        let files = args.bench.writes_below();
+        if args.bench.starts_processes() { jail::driver_of_processes(files)? } else { jail::driver(files)? }
     }
     match &args.bench {
         Bench::Fig11(args) => conclude(fig11::run(args), calls::BenchError::is_a_series_fault),
