@@ -20,6 +20,8 @@
 //! | [`compile`] | making images of C programs |
 //! | [`doctor`] | what is wrong with the host, and the fix |
 //!
+//! What is defended against guests, by what, and how each claim is tested: [`threat_model`].
+//!
 //! [`vm`] has a runnable example. Dependency law: `umpa-abi` and `benches` below, nothing above.
 
 // A guest can't make the VMM panic. What handles a guest's values, or the host's that depend on them, has
@@ -63,6 +65,7 @@ pub mod signals;
 pub mod stats;
 pub mod system;
 pub mod tables;
+pub mod threat_model;
 pub mod traps;
 pub mod upcall;
 pub mod vcpu;

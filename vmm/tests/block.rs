@@ -106,6 +106,38 @@ fn a_file_that_is_too_large_is_an_error_and_no_signal() {
     limited("").expect(0, &["written 16\n", "no_space 16\n", "io 0\n", "read 32\n", "corrupt 16\n"]);
 }
 
+/// A disk of 64 KiB, in a mount namespace that ends with the process.
+#[test]
+fn a_full_disk_is_told_and_no_other_slot_is_harmed() {
+    let folder = folder();
+    let place = std::ffi::CString::new(folder.path().to_str().unwrap()).unwrap();
+    let mut command = vmm();
+    command.args(["run", "--workload", "block", "--timeout", PATIENCE]);
+    command.args(["--page-file", &format!("{}/pages:128K", folder.path().display()), "--", "count"]);
+    let small_disk = move || {
+        let done = |result: i32| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+        // SAFETY: system calls on texts that end with a zero byte, in a process that has one thread.
+        unsafe {
+            done(libc::unshare(libc::CLONE_NEWNS))?;
+            done(libc::mount(c"none".as_ptr(), c"/".as_ptr(), none, flags, none.cast()))?;
+            let size = c"size=64k".as_ptr().cast();
+            done(libc::mount(c"tmpfs".as_ptr(), place.as_ptr(), c"tmpfs".as_ptr(), 0, size))
+        }
+    };
+    // SAFETY: system calls, which may be made between fork and exec.
+    unsafe { command.pre_exec(small_disk) };
+    match command.output() {
+        Ok(output) => Ended::from(output)
+            .expect(0, &["written 16\n", "no_space 16\n", "io 0\n", "read 32\n", "corrupt 16\n"]),
+        Err(error) => {
+            println!("this user can't mount: {error}");
+            assert_ne!(rustix::process::geteuid().as_raw(), 0, "root can");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 fn guest(ring: Ring, mode: &str, slots: u64, fault: Fault) -> Vm {
     let host = Host::open().unwrap();
     let mut config = VmConfig::new(Image::embedded().unwrap(), "block");

@@ -236,6 +236,7 @@ fn of_the_command() -> Vec<Rule> {
     let output = [libc::STDOUT_FILENO, libc::STDERR_FILENO].map(|fd| when().fd(0, fd));
     // What an eventfd takes.
     let event = when().is(2, 8);
+    let kick = when().is(0, pid()).is(2, SIGRTMIN().cast_unsigned().into());
     let rules = [
         only(
             libc::SYS_write,
@@ -243,6 +244,7 @@ fn of_the_command() -> Vec<Rule> {
             "results; the watchdog is told of the end",
         ),
         only(libc::SYS_writev, output, "results"),
+        only(libc::SYS_tgkill, [kick], "a guest's other processors are kicked out when it pauses or ends"),
         only(
             libc::SYS_rt_sigaction,
             each([libc::SIGINT, libc::SIGTERM], |signal| when().is(0, signal as u64)),

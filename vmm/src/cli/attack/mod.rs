@@ -6,6 +6,7 @@
 //! | [`attempt`] | one guest, from its start to its end, and what that means |
 //! | [`canary`] | memory around the guest, and the VMM's own state |
 //! | [`victim`] | a second guest, which must never notice |
+//! | [`watchdog`] | an attack that hangs the VMM is named |
 //! | [`report`] | table and JSON |
 //!
 //! An attack is stopped if each of its guests ended in a way that the catalogue has for it, and all
@@ -17,6 +18,7 @@ mod canary;
 mod catalogue;
 mod report;
 mod victim;
+mod watchdog;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -36,6 +38,7 @@ use canary::{HostState, Panics};
 use catalogue::{CATALOGUE, Planned, Where};
 use report::{Outcome, Report};
 use victim::Victim;
+use watchdog::Watchdog;
 
 /// Attack the VMM from within guests, and see that it doesn't care.
 ///
@@ -151,6 +154,10 @@ fn attack(
             report.ordinary(attempt::ordinary(host, ring, &conditions));
         }
     };
+    let watchdog = Watchdog::start(conditions.patience(), |name| {
+        eprintln!("vmm: the attack {name} has hung the VMM: nothing has stopped it");
+        std::process::exit(super::FAILED.into());
+    })?;
     let mut report = Report::new(host.info());
     ordinary(&mut report);
     let before = HostState::read()?;
@@ -169,10 +176,13 @@ fn attack(
                 }
                 let rounds = victim.rounds();
                 let attempt = Attempt { host, planned, ring, variant, conditions: &conditions, pool: &pool };
-                let mut ended = attempt.run();
-                ended.note(panics.check());
-                ended.note(victim.check(rounds));
-                ended.note(before.check());
+                let ended = watchdog.over(&attempt, || {
+                    let mut ended = attempt.run();
+                    ended.note(panics.check());
+                    ended.note(victim.check(rounds));
+                    ended.note(before.check());
+                    ended
+                });
                 outcome.add(variant, ended);
             }
             report.add(outcome);
