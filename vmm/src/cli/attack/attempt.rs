@@ -18,8 +18,8 @@ use vmm::exits::Stop;
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::inject::{NotInjected, OnViolation};
-use vmm::upcall::{Ask, Asker, OnUnanswered};
 use vmm::pool::{Membership, Pool};
+use vmm::upcall::{Ask, Asker, OnUnanswered};
 use vmm::vcpu::Ring;
 use vmm::vm::{Event, Vm, VmConfig, VmError};
 
