@@ -19,7 +19,7 @@
 //! to the old frame. That is no matter of the VMM's: a frame that is given *back* is out of reach for all
 //! processors when the exchange returns, whatever they know.
 //!
-//! Invariant: a slot's function is run by its processor while the state is [`RUNS`], and everything else in the
+//! Invariant: a slot's function is run by its processor while the state is `RUNS`, and everything else in the
 //! slot is written only while it isn't, by the one [`Running`] there is.
 
 #![allow(unsafe_code)] // reason: the first code of a processor gets a bare address from the VMM; reads RSP

@@ -419,14 +419,17 @@ impl Share {
     fn take_up_to(&self, frames: u64) -> u64 {
         /// Others change what there is while one looks.
         const TRIES: u32 = 8;
+        let own = *lock(&self.own);
+        let sure = frames.min(own.minimum.saturating_sub(own.held()));
         let mut left = frames;
         for _ in 0..TRIES {
             match self.claim_now(left) {
                 Ok(()) => return left,
-                Err(short) => left = left.saturating_sub(short.missing_frames.max(1)),
+                Err(short) => left = left.saturating_sub(short.missing_frames.max(1)).max(sure),
             }
         }
-        0
+        // Below the minimum nobody else is asked.
+        if self.claim_now(sure).is_ok() { sure } else { 0 }
     }
 
     /// Frames of the guest's are in transfer from here on.

@@ -82,7 +82,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    const fn held(self) -> u64 {
+    pub(super) const fn held(self) -> u64 {
         self.granted.saturating_add(self.leaving)
     }
 
