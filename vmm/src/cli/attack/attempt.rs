@@ -252,7 +252,7 @@ impl Attempt<'_> {
         config.console = Box::new(console.clone());
         config.memory_bytes = self.planned.memory_bytes;
         config.vcpus = self.planned.vcpus;
-        config.pool = Some(Membership::new(self.pool, 0));
+        config.pool = (!self.planned.alone).then(|| Membership::new(self.pool, 0));
         if self.planned.spins {
             config.timeout = Some(self.conditions.short_patience());
         }

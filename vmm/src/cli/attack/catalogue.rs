@@ -92,6 +92,8 @@ pub(super) struct Planned {
     /// It is asked that all the time from then on.
     pub(super) storms: bool,
     pub(super) vcpus: u64,
+    /// It isn't in the victim's pool, which has less than it wants.
+    pub(super) alone: bool,
     /// Only the watchdog ends it.
     pub(super) spins: bool,
     /// Where it isn't tried, why.
@@ -136,6 +138,7 @@ const fn refused(name: &'static str) -> Planned {
         injections: None,
         storms: false,
         vcpus: 1,
+        alone: false,
         spins: false,
         skipped: |_| None,
         by: |_| &[By::Refused],
@@ -179,6 +182,11 @@ impl Planned {
     /// With another processor.
     const fn beside(self) -> Self {
         Self { vcpus: 2, ..self }
+    }
+
+    /// Without the pool that the others share with the victim.
+    const fn alone(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     const fn skipped(self, skipped: fn(Where) -> Option<&'static str>) -> Self {
@@ -240,7 +248,7 @@ pub(super) static CATALOGUE: &[Planned] = &[
     refused("far-transfers").times(6).by(instructions),
     refused("fault-storm").spins().by(|_| &[By::Watchdog]),
     refused("forged-results"),
-    refused("fragments").memory(1 << 30).by(|_| &[BACK]),
+    refused("fragments").memory(1 << 30).alone().by(|_| &[BACK]),
     refused("giant-leaf-partly").times(2).by(|_| &[By::Refused, NEVER, OUTSIDE]),
     refused("give-in-flight").file(8),
     refused("give-own-code").by(|_| &[BACK]),

@@ -68,7 +68,10 @@ enum Bench {
 impl Bench {
     /// Linux's side is in processes of its own.
     const fn starts_processes(&self) -> bool {
-        matches!(self, Self::Native(_) | Self::Pagefile(_) | Self::Snapshot(_) | Self::Table1(_))
+        matches!(
+            self,
+            Self::Fig11(_) | Self::Native(_) | Self::Pagefile(_) | Self::Snapshot(_) | Self::Table1(_)
+        )
     }
 
     /// The folders that files are made in: of the result, and of page files and swap with its limit.
