@@ -93,7 +93,13 @@ impl View<'_> {
         let part = (0..bytes.min(OPERAND_MAX_BYTES)).find(|part| {
             let at = Gva::new(first.wrapping_add(*part));
             let begins = part.is_multiple_of(8) || at.get().is_multiple_of(PAGE_BYTES);
-            begins && matches!(self.walk(at), Walk::Mapped { gpa: found, .. } if found == gpa)
+            begins
+                && match self.walk(at) {
+                    Walk::Mapped { gpa: found, .. } => found == gpa,
+                    // A walk that ends outside: KVM may take the table's address for the operand's.
+                    Walk::TableOutside { table, .. } => table.containing() == gpa.containing(),
+                    Walk::NotPresent { .. } | Walk::NotCanonical => false,
+                }
         })?;
         let in_page = PAGE_BYTES.saturating_sub(gpa.get() & (PAGE_BYTES - 1));
         if data.len() as u64 != bytes.saturating_sub(part).min(8).min(in_page) {

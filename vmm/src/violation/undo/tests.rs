@@ -133,3 +133,19 @@ fn what_changes_other_registers_is_not_guessed() {
     // xchg [rdi], rax loads first, so it never comes here.
     assert!(!found(&[0x48, 0x87, 0x07], registers(), same, HERE + 0x100, &AX));
 }
+
+#[test]
+fn a_store_whose_walk_ends_outside_is_undone() {
+    // With NPT, KVM takes the table's address for the store's if both are at the same place in their pages.
+    let (at, table) = (7 << 30, 1 << 46);
+    let mut walks = registers();
+    walks.general.rdi = at;
+    let text = [&[0x48, 0x89, 0x07][..], &[0x90; 16]].concat();
+    let ram = ram(&text);
+    let ledger = Ledger::new(umpa_abi::layout::FRAMES_GPA.containing(), 1024);
+    walks.cr3 = SYSTEM_GPA.get();
+    walks.general.rip = SYSTEM_GPA.get() + CODE + 3;
+    let view = View { ram: &ram, ledger: &ledger, registers: &walks };
+    let before = view.before_store(Gpa::new(table), &AX).expect("it is found");
+    assert_eq!(before.rip, SYSTEM_GPA.get() + CODE);
+}
