@@ -66,3 +66,16 @@ fn every_hole_is_found_by_name() {
         assert_eq!(open, found_by, "{hole:?}: {text}");
     }
 }
+
+#[test]
+fn every_hole_is_found_by_fuzzing() {
+    let Some(program) = weakened() else { return };
+    for hole in ["one-too-many", "unzeroed", "unrevoked"] {
+        let (output, text) = run(&program, &["fuzz", "--steps", "20000", "--weaken", hole]);
+        assert_eq!(output.status.code(), Some(1), "{hole}: {text}");
+        let found = ["something was reached that shouldn't be", "isn't zero when it is granted"];
+        assert!(found.iter().any(|found| text.contains(found)), "{hole}: {text}");
+    }
+    let (output, text) = run(&program, &["fuzz", "--steps", "5000"]);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+}

@@ -9,6 +9,7 @@
 //! - [`addr`]: the three kinds of address and their units.
 //! - [`paging`]: the bits of an x86-64 page-table entry and the arithmetic of a walk.
 //! - [`layout`]: where things lie in guest-physical and guest-virtual space.
+//! - [`fuzz`]: how byte strings come to the guest of `vmm fuzz`.
 //! - [`image`]: the header at the start of every guest image.
 //! - [`boot`]: what the VMM tells a guest when it starts.
 //! - [`call`]: hypercalls: one port, one call area, one request at a time.
@@ -48,6 +49,7 @@ pub mod block;
 pub mod boot;
 pub mod call;
 pub mod exchange;
+pub mod fuzz;
 pub mod image;
 pub mod layout;
 pub mod paging;

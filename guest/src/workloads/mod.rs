@@ -23,6 +23,7 @@ mod fig11;
 mod fig7;
 mod flush;
 mod flushes;
+mod fuzz;
 mod grant_times;
 mod greedy;
 mod guarded;
@@ -170,6 +171,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "flushes",
         description: "provision 4: one page, a range, all; deferred and batched, and what is owed",
         run: flushes::run,
+    },
+    Workload {
+        name: "fuzz",
+        description: "[rare] byte strings as steps, against a model of what is reachable, for `vmm fuzz`",
+        run: fuzz::run,
     },
     Workload {
         name: "grant-times",

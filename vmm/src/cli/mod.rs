@@ -8,6 +8,7 @@ mod compare;
 mod demo;
 mod doctor;
 mod emulate;
+mod fuzz;
 mod jail;
 mod report;
 mod run;
@@ -49,6 +50,7 @@ enum Command {
     Compare(compare::Args),
     Report(report::Args),
     Attack(attack::Args),
+    Fuzz(fuzz::Args),
     Emulate(emulate::Args),
 }
 
@@ -56,8 +58,12 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let command = Cli::parse().command;
     // Its guests have holes.
-    if cfg!(feature = "weakened") && !matches!(command, Command::Attack(_) | Command::Emulate(_)) {
-        eprintln!("vmm: built with deliberate holes (feature weakened), for `vmm attack` and nothing else");
+    if cfg!(feature = "weakened")
+        && !matches!(command, Command::Attack(_) | Command::Fuzz(_) | Command::Emulate(_))
+    {
+        eprintln!(
+            "vmm: built with deliberate holes (feature weakened), for `vmm attack` and `vmm fuzz`, and nothing else"
+        );
         return ExitCode::from(BROKEN);
     }
     if !matches!(command, Command::Emulate(_)) {
@@ -73,6 +79,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Compare(args) => compare::main(&args),
         Command::Report(args) => report::main(&args),
         Command::Attack(args) => attack::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Emulate(args) => emulate::main(args),
     };
     done.unwrap_or_else(|error| {

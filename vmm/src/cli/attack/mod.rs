@@ -62,7 +62,7 @@ pub(crate) struct Args {
 }
 
 #[cfg(feature = "weakened")]
-fn parse_weakness(text: &str) -> Result<vmm::weakened::Weakness, &'static str> {
+pub(super) fn parse_weakness(text: &str) -> Result<vmm::weakened::Weakness, &'static str> {
     let all = vmm::weakened::Weakness::ALL.into_iter();
     all.into_iter()
         .find(|weakness| weakness.name() == text)
