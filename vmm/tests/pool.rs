@@ -303,8 +303,9 @@ fn a_frame_moves_when_the_device_is_done_with_it() {
                 taken += takes.order(Order::Take(2)).unwrap().frames;
                 (early, during, taken)
             });
-            assert_eq!(gives.run().unwrap(), Event::Exited(ExitCode::Passed));
+            let ended = gives.run();
             is_over.store(true, Ordering::SeqCst);
+            assert_eq!(ended.unwrap(), Event::Exited(ExitCode::Passed));
             let (early, during, taken) = taking.join().unwrap();
             assert_eq!((early, taken), (0, 2), "ring {}", ring.number());
             assert!(during > 5, "it was hardly tried: {during}");

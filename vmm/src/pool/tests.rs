@@ -337,6 +337,15 @@ fn trades_in_a_full_pool_are_made_in_parts() {
     guest.ram.check(&guest.ledger);
 }
 
+/// Set when it is dropped: a thread that waits for it ends after a panic too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Somebody who looks on sees frames in transfer, and never more frames than there are.
 #[test]
 fn frames_in_transfer_are_seen_and_counted_once() {
@@ -351,6 +360,7 @@ fn frames_in_transfer_are_seen_and_counted_once() {
                 seen.fetch_max(pool.counts().in_transfer_frames, Ordering::SeqCst);
             }
         });
+        let _over = Over(&is_over);
         // Until the other thread has looked at the right moment.
         for _ in 0..10_000 {
             for guest in [&mut a, &mut b] {
@@ -361,7 +371,6 @@ fn frames_in_transfer_are_seen_and_counted_once() {
                 break;
             }
         }
-        is_over.store(true, Ordering::SeqCst);
     });
     assert_eq!(seen.into_inner(), FRAMES, "nobody has seen them on their way");
 }
