@@ -1,7 +1,7 @@
 //! Further processors (`vmm run --vcpus N`): functions that run on them, beside the workload.
 //!
 //! All processors start together, in the same mode, with the same tables. The first runs the workload; each other
-//! one waits, with a loop of `pause`, for a function that it is [given](Processors::start), runs it on a stack of
+//! one waits, with a loop of `pause`, for a function that it is [given](start), runs it on a stack of
 //! its own, and waits again. When the guest ends, or the VMM ends it, all end.
 //!
 //! # Who is who
