@@ -328,6 +328,10 @@ fn without_the_jail_the_deeds_are_done() {
                 deed.name
             );
             let said = match deed.otherwise {
+                // An emulated machine has no such program.
+                _ if deed.name == "execute" && !Path::new("/bin/true").exists() => {
+                    format!("it failed: {}", io::Error::from_raw_os_error(libc::ENOENT))
+                }
                 0 => "it was done".to_owned(),
                 error => format!("it failed: {}", io::Error::from_raw_os_error(error)),
             };
