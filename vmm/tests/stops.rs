@@ -120,7 +120,13 @@ fn a_second_signal_ends_the_process() {
 
 #[test]
 fn benchmarks_attacks_and_the_demo_are_interrupted_too() {
-    for args in [&["bench", "fig7"][..], &["attack", "all"], &["demo"], &["bench", "pagefile"]] {
+    // In an emulated machine the blocks of --quick fit.
+    for args in [
+        &["bench", "fig7", "--quick", "--ops", "100000"][..],
+        &["attack", "all"],
+        &["demo"],
+        &["bench", "pagefile"],
+    ] {
         for (stopping, code) in STOPPING {
             let folder = tempfile::tempdir().unwrap();
             let mut command = vmm();
