@@ -3,22 +3,7 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod program;
 
-use program::{Ended, vmm};
-
-fn bench(args: &[&str]) -> Ended {
-    vmm().arg("bench").args(args).output().expect("vmm can be started").into()
-}
-
-/// The result, and its series by name.
-fn json(ended: &Ended) -> serde_json::Value {
-    assert_eq!(ended.code, Some(0), "{ended}");
-    serde_json::from_str(&ended.out).expect("nothing but JSON on standard output")
-}
-
-fn names(json: &serde_json::Value) -> Vec<&str> {
-    let series = json["series"].as_array().expect("series");
-    series.iter().filter_map(|series| series["name"].as_str()).collect()
-}
+use program::bench::{bench, json, names};
 
 /// The series did the same work, or there is no result; a batch has one flush.
 #[test]

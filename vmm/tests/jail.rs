@@ -394,8 +394,7 @@ fn nobody_else_can_do_without_the_jail() {
                 let is_off =
                     text.contains(concat!("Jail::", "Off")) || text.contains(concat!("\"--no-", "jail\""));
                 let place = path.strip_prefix(root).unwrap().to_str().unwrap();
-                // The benchmark of the jail compares.
-                assert!(!is_off || may.contains(&place) || place == "src/cli/bench/jail.rs", "{place}");
+                assert!(!is_off || may.contains(&place), "{place}");
             }
         }
     }

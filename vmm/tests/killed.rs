@@ -95,7 +95,7 @@ impl Scene {
         while !self.processes().is_empty() && begin.elapsed() < BURIAL {
             sleep(Duration::from_millis(5));
         }
-        assert_eq!(self.processes(), [], "processes, {when}");
+        assert_eq!(self.processes(), [0_i32; 0], "processes, {when}");
         assert_eq!(self.swapping(), Vec::<String>::new(), "swapping, {when}");
         let files: Vec<_> = self.files().into_iter().filter(|path| path.file_name() != file).collect();
         assert_eq!(files, Vec::<PathBuf>::new(), "files, {when}");

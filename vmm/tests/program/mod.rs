@@ -1,6 +1,9 @@
 //! Runs the program `vmm`: the one that the environment names (inside `vmm emulate --tests`), else
 //! the one that cargo has built.
 
+#[allow(dead_code, reason = "only tests of benchmarks use it")]
+pub(crate) mod bench;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
