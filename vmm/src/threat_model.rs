@@ -58,9 +58,14 @@ mod tests {
         }
         let fuzzers = named("fuzzer");
         assert!(fuzzers.len() > 4, "{fuzzers:?}");
-        for fuzzer in fuzzers {
+        for fuzzer in &fuzzers {
             let path = root.join(format!("../fuzz/targets/{fuzzer}.rs"));
             assert!(path.exists(), "there is no fuzzer {fuzzer}");
+        }
+        for target in fs::read_dir(root.join("../fuzz/targets")).unwrap() {
+            let target = target.unwrap().path();
+            let name = target.file_stem().unwrap().to_str().unwrap();
+            assert!(fuzzers.contains(name), "the table leaves out the fuzzer {name}");
         }
     }
 }
