@@ -65,44 +65,49 @@ fn font() {
 /// # Errors
 /// [`DrawError`].
 pub fn inline(figure: &Figure, class: &str, pixels: (u32, u32)) -> Result<String, DrawError> {
-    let svg = svg(figure, pixels, INK, false)?;
+    let svg = svg(figure, pixels, INK, None)?;
     let (_, body) = svg.split_once('>').ok_or_else(|| failed("no svg"))?;
     let (width, height) = pixels;
     let body = body.replace(INK_TEXT, "currentColor");
     Ok(format!("<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" aria-hidden=\"true\">{body}"))
 }
 
-/// As an SVG file.
+/// As an SVG file, which says at its head where it is from.
 ///
 /// # Errors
 /// [`DrawError`].
-pub fn svg_file(figure: &Figure) -> Result<String, DrawError> {
-    svg(figure, FILE, RGBColor(0x22, 0x22, 0x22), true)
+pub fn svg_file(figure: &Figure, origin: &str) -> Result<String, DrawError> {
+    svg(figure, FILE, RGBColor(0x22, 0x22, 0x22), Some(origin))
 }
 
 const FILE: (u32, u32) = (1100, 560);
 
-fn svg(figure: &Figure, pixels: (u32, u32), ink: RGBColor, whole: bool) -> Result<String, DrawError> {
+fn svg(
+    figure: &Figure,
+    pixels: (u32, u32),
+    ink: RGBColor,
+    origin: Option<&str>,
+) -> Result<String, DrawError> {
     font();
     let mut text = String::new();
     let area = SVGBackend::with_string(&mut text, pixels).into_drawing_area();
-    draw(&area, figure, ink, whole).map_err(failed)?;
+    draw(&area, figure, ink, origin).map_err(failed)?;
     area.present().map_err(failed)?;
     drop(area);
     Ok(text)
 }
 
-/// As a PNG file.
+/// As a PNG file, which says at its head where it is from.
 ///
 /// # Errors
 /// [`DrawError`].
-pub fn png_file(figure: &Figure) -> Result<Vec<u8>, DrawError> {
+pub fn png_file(figure: &Figure, origin: &str) -> Result<Vec<u8>, DrawError> {
     font();
     let (width, height) = FILE;
     let mut pixels = vec![0; (width * height * 3) as usize];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, FILE).into_drawing_area();
-        draw(&area, figure, RGBColor(0x22, 0x22, 0x22), true).map_err(failed)?;
+        draw(&area, figure, RGBColor(0x22, 0x22, 0x22), Some(origin)).map_err(failed)?;
         area.present().map_err(failed)?;
     }
     let mut file = Vec::new();
@@ -147,21 +152,22 @@ fn place(value: f64, is_log: bool) -> f64 {
     if is_log { value.log10() } else { value }
 }
 
-/// Draws; `whole` with title, background and legend, which a page has beside the drawing.
+/// Draws; with an origin also title, background and legend, which a page has beside the drawing.
 fn draw<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     figure: &Figure,
     ink: RGBColor,
-    whole: bool,
+    origin: Option<&str>,
 ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
     let (width, _) = area.dim_in_pixel();
     let is_narrow = width < 500;
     let mut plot = area.clone();
-    if whole {
+    if let Some(origin) = origin {
         area.fill(&WHITE)?;
         let (left, right) = area.split_horizontally(width as i32 - 300);
         legend(&right, figure, ink)?;
         plot = left.titled(&figure.title, ("sans-serif", 20).into_font().color(&ink))?;
+        plot = plot.titled(origin, ("sans-serif", 14).into_font().color(&ink))?;
     }
     let is_by_bytes = figure.axis == Axis::Bytes;
     let dots = || figure.lines.iter().flat_map(|line| &line.dots);
@@ -223,14 +229,31 @@ fn draw<DB: DrawingBackend>(
                 )])?;
             }
         }
-        match number / COLOURS.len() % 2 + number % 2 {
-            0 => chart.draw_series(path.iter().map(|&at| Circle::new(at, POINT, colour.filled())))?,
-            1 => chart
-                .draw_series(path.iter().map(|&at| TriangleMarker::new(at, POINT + 2, colour.filled())))?,
-            _ => chart.draw_series(path.iter().map(|&at| Cross::new(at, POINT, colour.stroke_width(2))))?,
-        };
+        for &at in &path {
+            chart.plotting_area().draw(&point(number, at))?;
+        }
     }
     Ok(())
+}
+
+/// A point of line `number`: its colour and shape.
+fn point<'a, DB: DrawingBackend + 'a, At: Clone + 'static>(number: usize, at: At) -> DynElement<'a, DB, At> {
+    let colour = COLOURS[number % COLOURS.len()];
+    match shape(number) {
+        0 => Circle::new(at, POINT, colour.filled()).into_dyn(),
+        1 => TriangleMarker::new(at, POINT + 2, colour.filled()).into_dyn(),
+        _ => Cross::new(at, POINT, colour.stroke_width(2)).into_dyn(),
+    }
+}
+
+const fn shape(number: usize) -> usize {
+    number / COLOURS.len() % 2 + number % 2
+}
+
+/// The same shape as text, for a page.
+#[must_use]
+pub fn mark(number: usize) -> &'static str {
+    ["●", "▲", "✕"][shape(number) % 3]
 }
 
 /// Names of the lines, from the top down.
@@ -244,7 +267,8 @@ fn legend<DB: DrawingBackend>(
     for (number, line) in figure.lines.iter().enumerate() {
         let y = 48 + 24 * number as i32;
         let colour = COLOURS[number % COLOURS.len()];
-        area.draw(&PathElement::new(vec![(10, y + 6), (34, y + 6)], colour.stroke_width(4)))?;
+        area.draw(&PathElement::new(vec![(10, y + 6), (34, y + 6)], colour.stroke_width(2)))?;
+        area.draw(&point(number, (22, y + 6)))?;
         area.draw(&Text::new(line.name.clone(), (42, y), text.clone()))?;
     }
     Ok(())

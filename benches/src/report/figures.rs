@@ -191,7 +191,7 @@ fn by_work(kept: &Kept, rows: &[Row]) -> Vec<Figure> {
             let letters = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
             Figure {
                 id: work.chars().take(40).map(letters).collect(),
-                title: format!("{work}{at}"),
+                title: format!("{}{at}", title(kept.bench(), work)),
                 unit: if per_page { "cycles per page" } else { "cycles per operation" }.to_owned(),
                 axis,
                 is_log: true,
@@ -199,6 +199,21 @@ fn by_work(kept: &Kept, rows: &[Row]) -> Vec<Figure> {
             }
         })
         .collect()
+}
+
+/// What a work is, in the paper's words where it is the paper's.
+fn title(bench: &str, work: &str) -> String {
+    if (bench, work) == ("table1", "all") {
+        return "Table 1, Figures 5 and 6: allocate, touch each page, free".to_owned();
+    }
+    let (call, touched) = match work.strip_suffix(".touch") {
+        Some(call) => (call, ", then a touch of each page"),
+        None => (work, ""),
+    };
+    match bench {
+        "fig11" => format!("Figure 11: resize {}{touched}", call.replace('-', " by ")),
+        _ => format!("{call}{touched}"),
+    }
 }
 
 fn lines(rows: &[&Row], axis: &Axis, per_page: bool) -> Vec<Line> {

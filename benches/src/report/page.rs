@@ -43,9 +43,10 @@ pub fn write(folder: &Path, results: &Folder) -> Result<PathBuf, ReportError> {
         written.map(|()| path.clone()).map_err(|source| ResultError::File { path, source })
     };
     for (name, kept) in results {
+        let origin = format!("{}; {}, mode {}", kept.run.command, kept.host("cpu"), kept.host("mmu_mode"));
         for figure in figures::of(kept) {
-            save(format!("{}.svg", file(name, &figure)), chart::svg_file(&figure)?.as_bytes())?;
-            save(format!("{}.png", file(name, &figure)), &chart::png_file(&figure)?)?;
+            save(format!("{}.svg", file(name, &figure)), chart::svg_file(&figure, &origin)?.as_bytes())?;
+            save(format!("{}.png", file(name, &figure)), &chart::png_file(&figure, &origin)?)?;
         }
     }
     let failed = failed(folder);
@@ -210,8 +211,9 @@ fn draw(page: &mut String, name: &str, figure: &Figure) -> Result<(), DrawError>
         let class = if line.is_published { " class=\"dashed\"" } else { "" };
         let _ = write!(
             page,
-            "<li><i{class} style=\"border-color:{}\"></i>{}</li>",
+            "<li><i{class} style=\"color:{}\">{}</i>{}</li>",
             chart::colour(number),
+            chart::mark(number),
             escape(&line.name)
         );
     }

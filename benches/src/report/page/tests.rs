@@ -103,7 +103,7 @@ fn numbers_of_any_kind_are_drawn_or_left_out() {
         kept.json["series"][0]["points"][0]["bin_bytes"] = u64::MAX.into();
         assert!(html(&all, &[]).is_ok(), "{median}");
         for figure in figures::of(&all["mmap"]) {
-            chart::png_file(&figure).unwrap();
+            chart::png_file(&figure, "vmm bench x").unwrap();
         }
     }
     assert!(matches!(write(Path::new("/nowhere"), &Folder::new()), Err(ReportError::Empty(_))));
