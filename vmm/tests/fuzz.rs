@@ -19,8 +19,10 @@ fn check(ended: &Ended, steps: u64) {
     assert_eq!(report["finding"], Value::Null, "{report}");
     assert!(report["steps"].as_u64().unwrap() >= steps, "{report}");
     let counts = report["counts"].as_object().unwrap();
-    for kind in ["leaf", "link", "flush-all", "read", "write", "fetch", "direct", "table-word", "get", "give"]
-    {
+    let by_frames =
+        ["leaf", "link", "flush-all", "read", "write", "fetch", "direct", "table-word", "get", "give"];
+    let by_others = ["large-get", "large-swap", "block-read", "block-write", "block-given", "bad-block"];
+    for kind in by_frames.into_iter().chain(by_others) {
         assert!(counts[kind].as_u64().unwrap() > 0, "{kind}: {report}");
     }
     for outcome in ["value", "stored", "page-fault", "violation", "bad-give", "call"] {

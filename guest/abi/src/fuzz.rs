@@ -12,6 +12,8 @@ pub const EXPLICIT: u64 = 1 << 63;
 pub const EPISODE_BYTES: u64 = 2048;
 /// Most bytes of an episode.
 pub const EPISODE_MAX_BYTES: u64 = 8192;
+/// Slots of the page file that the guest has.
+pub const SLOTS: u64 = 32;
 /// In a pause's tag, frames that the guest has are above this bit, steps so far below.
 pub const TAG_FRAMES_SHIFT: u32 = 40;
 

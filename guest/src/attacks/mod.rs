@@ -82,7 +82,7 @@ mod pool_in_transfer;
 mod pool_leftovers;
 mod port_forms;
 mod port_scan;
-mod queue;
+pub(crate) mod queue;
 mod queue_changes;
 mod queue_foreign_data;
 mod queue_foreign_headers;

@@ -13,26 +13,26 @@ use super::Attacker;
 use crate::workloads::{Failure, check};
 
 /// Another descriptor follows.
-pub(super) const NEXT: u16 = 1;
+pub(crate) const NEXT: u16 = 1;
 /// The device writes.
-pub(super) const DEVICE_WRITES: u16 = 2;
+pub(crate) const DEVICE_WRITES: u16 = 2;
 /// No status of the device's.
-pub(super) const PENDING: u8 = 0xff;
+pub(crate) const PENDING: u8 = 0xff;
 /// Where this keeps status bytes, behind its headers.
 const STATUSES_AT: u64 = REQUESTS_AT + PAGE_BYTES;
 /// Looks at the queue until something has happened, at most.
 const WAITS_MAX: u32 = 2000;
 
 /// Descriptor: where, how many bytes, flags, the next one.
-pub(super) type Descriptor = (u64, u32, u16, u16);
+pub(crate) type Descriptor = (u64, u32, u16, u16);
 
 /// The queue.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     at: Gva,
     gpa: u64,
     /// Heads offered.
-    pub(super) offered: u16,
+    pub(crate) offered: u16,
 }
 
 impl Queue {
@@ -40,46 +40,46 @@ impl Queue {
     ///
     /// # Errors
     /// When it has none.
-    pub(super) fn new(attacker: &Attacker<'_>) -> Result<Self, Failure> {
+    pub(crate) fn new(attacker: &Attacker<'_>) -> Result<Self, Failure> {
         let boot = attacker.boot;
         check(boot.block_slots > 0, "there is no block device")?;
         Ok(Self { at: Gva::new(boot.block_queue), gpa: boot.block_queue_gpa, offered: 0 })
     }
 
     /// The queue of which another processor has told: where it is, and how many heads were offered.
-    pub(super) const fn at(at: Gva, gpa: u64, offered: u16) -> Self {
+    pub(crate) const fn at(at: Gva, gpa: u64, offered: u16) -> Self {
         Self { at, gpa, offered }
     }
 
     /// Stores anything anywhere in the area.
-    pub(super) fn put<T>(&self, offset: u64, value: T) {
+    pub(crate) fn put<T>(&self, offset: u64, value: T) {
         // SAFETY: all offsets lie in the area, which is mapped; nobody keeps objects there.
         unsafe { ((self.at.get() + offset) as *mut T).write_unaligned(value) };
     }
 
     /// Loads what is there.
-    pub(super) fn get<T: Copy>(&self, offset: u64) -> T {
+    pub(crate) fn get<T: Copy>(&self, offset: u64) -> T {
         // SAFETY: as in `put`; all types here are integers.
         unsafe { ((self.at.get() + offset) as *const T).read_volatile() }
     }
 
     /// Where the device sees a place of the area.
-    pub(super) const fn gpa(&self, offset: u64) -> u64 {
+    pub(crate) const fn gpa(&self, offset: u64) -> u64 {
         self.gpa + offset
     }
 
     /// Where the header of request `number` lies in the area.
-    pub(super) const fn header_at(number: u16) -> u64 {
+    pub(crate) const fn header_at(number: u16) -> u64 {
         REQUESTS_AT + 16 * (number as u64 % 256)
     }
 
     /// Where its status byte lies.
-    pub(super) const fn status_at(number: u16) -> u64 {
+    pub(crate) const fn status_at(number: u16) -> u64 {
         STATUSES_AT + number as u64 % 2048
     }
 
     /// Writes a descriptor.
-    pub(super) fn describe(&self, number: u16, (gpa, bytes, flags, next): Descriptor) {
+    pub(crate) fn describe(&self, number: u16, (gpa, bytes, flags, next): Descriptor) {
         let at = DESCRIPTORS_AT + 16 * u64::from(number % QUEUE_SIZE);
         self.put(at, gpa);
         self.put(at + 8, bytes);
@@ -88,7 +88,7 @@ impl Queue {
     }
 
     /// Writes header and descriptors of a transfer whose data is `data`; its head is `3 * number`.
-    pub(super) fn transfer(&self, number: u16, kind: u32, sector: u64, data: Descriptor) -> u16 {
+    pub(crate) fn transfer(&self, number: u16, kind: u32, sector: u64, data: Descriptor) -> u16 {
         let head = 3 * number;
         self.put(Self::header_at(number), kind);
         self.put(Self::header_at(number) + 8, sector);
@@ -101,7 +101,7 @@ impl Queue {
     }
 
     /// The same for a whole frame, as it should be.
-    pub(super) fn good(&self, number: u16, kind: u32, slot: u64, frame: Frame) -> u16 {
+    pub(crate) fn good(&self, number: u16, kind: u32, slot: u64, frame: Frame) -> u16 {
         let flags = if kind == READ { NEXT | DEVICE_WRITES } else { NEXT };
         debug_assert!(kind == READ || kind == WRITE);
         let data = (frame.start().get(), PAGE_BYTES as u32, flags, 0);
@@ -109,30 +109,30 @@ impl Queue {
     }
 
     /// Puts a head into the ring, without showing it.
-    pub(super) fn offer(&mut self, head: u16) {
+    pub(crate) fn offer(&mut self, head: u16) {
         self.put(AVAIL_AT + 4 + 2 * u64::from(self.offered % QUEUE_SIZE), head);
         self.offered = self.offered.wrapping_add(1);
     }
 
     /// Shows `index` as the number of heads offered, and kicks.
-    pub(super) fn show(&self, index: u16) {
+    pub(crate) fn show(&self, index: u16) {
         self.put(AVAIL_AT + 2, index);
         self.kick(KICK);
     }
 
     /// Writes to the port.
-    pub(super) fn kick(&self, command: u32) {
+    pub(crate) fn kick(&self, command: u32) {
         // SAFETY: the port is allowed, and the device writes memory that is read as volatile.
         unsafe { asm!("out dx, eax", in("dx") BLOCK_PORT, in("eax") command, options(nostack)) };
     }
 
     /// Requests that the device is done with.
-    pub(super) fn used(&self) -> u16 {
+    pub(crate) fn used(&self) -> u16 {
         self.get(USED_AT + 2)
     }
 
     /// Whether the device has given up.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.get::<u32>(STATE_AT) & NEEDS_RESET != 0
     }
 
@@ -140,7 +140,7 @@ impl Queue {
     ///
     /// # Errors
     /// When it doesn't come to an end.
-    pub(super) fn settle(&self) -> Result<(), Failure> {
+    pub(crate) fn settle(&self) -> Result<(), Failure> {
         for _ in 0..WAITS_MAX {
             if self.used() == self.offered || self.is_broken() {
                 return Ok(());
@@ -154,7 +154,7 @@ impl Queue {
     ///
     /// # Errors
     /// When it doesn't come to an end.
-    pub(super) fn status_of(&mut self, number: u16, head: u16) -> Result<u8, Failure> {
+    pub(crate) fn status_of(&mut self, number: u16, head: u16) -> Result<u8, Failure> {
         self.offer(head);
         self.show(self.offered);
         self.settle()?;

@@ -1,54 +1,128 @@
 //! The steps that are exchanges and other calls.
 
-use umpa::hardware::FrameSource;
+use umpa::hardware::{Exchanged, FrameSource};
 use umpa_abi::addr::{Gpa, PageSize};
 use umpa_abi::call::{Op, Status};
 use umpa_abi::exchange::{Extent, Policy, Shortfall};
 
-use super::model::{CODE_WORD, FRAMES, Model, WORDS};
+use super::model::{CODE_WORD, FRAMES, Model, UNIT_FRAMES, UNITS, WORDS};
 use super::steps::{Count, Input, Steps};
 use crate::mmu;
 use crate::workloads::{Failure, check};
 
 /// Most frames that it has at once.
 const GRANTED_MAX: u64 = 48;
+/// Most 2 MiB beside them.
+const LARGE_MAX: u64 = 2;
 
 impl Steps<'_, '_> {
     pub(super) fn get(&mut self, input: &mut Input<'_>) -> Result<(), Failure> {
         let [what, look] = [input.byte(), input.byte()];
-        if self.model.granted >= GRANTED_MAX {
+        let large_frames = self.model.whole_units().count() as u64 * UNIT_FRAMES;
+        if self.model.granted >= GRANTED_MAX + large_frames {
             return self.give_back(1 + what % 8);
         }
         self.count(Count::Get);
         let pages = 1 + what % 8;
+        let (exchanged, extents, count) = self.exchange(&[], [pages, 0, 0]);
+        check(exchanged.shortfall == Shortfall::None && count <= extents.len(), "frames that there are")?;
+        extents[..count].iter().try_for_each(|extent| self.receive(extent, look))
+    }
+
+    /// All or nothing: what came of it, and the extents granted, of which it keeps the first eight.
+    fn exchange(&mut self, back: &[Extent], want_pages: [u64; 3]) -> (Exchanged, [Extent; 8], usize) {
         let mut extents = [Extent::new(self.model.frame(0), 1, PageSize::Size4K); 8];
         let mut count = 0;
         let source = &mut self.attacker.machine.hypervisor;
-        let exchanged = source.exchange(&[], [pages, 0, 0], Policy::AllOrNothing, &mut |extent| {
+        let exchanged = source.exchange(back, want_pages, Policy::AllOrNothing, &mut |extent| {
             if let Some(place) = extents.get_mut(count) {
                 *place = extent;
             }
             count += 1;
         });
-        check(exchanged.shortfall == Shortfall::None && count <= extents.len(), "frames that there are")?;
-        for extent in &extents[..count] {
-            for frame in (0..extent.frames()).map(|at| extent.first().offset(at)) {
-                let index = self.model.index(frame).ok_or(Failure::new("a frame that there isn't"))?;
-                let is_new = self.model.is_free_to_name(index) && !self.model.is_granted(index);
-                check(is_new, "a frame that is the guest's already")?;
-                let words = if look % 16 == 0 { 512 } else { WORDS };
-                let zero = (0..words).all(|word| mmu::load(self.word(index, word)) == 0);
-                check(zero, "a frame that isn't zero when it is granted")?;
-                self.model.grant(index);
-                for word in 0..WORDS {
-                    let code = Model::code(index);
-                    let value = if word == CODE_WORD { code } else { self.model.stamp(index, word) };
+        (exchanged, extents, count)
+    }
+
+    /// Notes what was granted, and stamps it. Of 2 MiB not each word is looked at and stamped: that takes long at
+    /// CPL 0.
+    fn receive(&mut self, extent: &Extent, look: u64) -> Result<(), Failure> {
+        let is_large = extent.size() != PageSize::Size4K;
+        for frame in (0..extent.frames()).map(|at| extent.first().offset(at)) {
+            let index = self.model.index(frame).ok_or(Failure::new("a frame that there isn't"))?;
+            let is_new = self.model.is_free_to_name(index) && !self.model.is_granted(index);
+            check(is_new, "a frame that is the guest's already")?;
+            let is_zero = |word| mmu::load(self.word(index, word)) == 0;
+            let are_zero = match (is_large, look % 16) {
+                (false, 0) => (0..512).all(is_zero),
+                (false, _) | (true, 0) => (0..WORDS).all(is_zero),
+                (true, _) => [index % CODE_WORD, CODE_WORD, WORDS + look].into_iter().all(is_zero),
+            };
+            check(are_zero, "a frame that isn't zero when it is granted")?;
+            self.model.grant(index);
+            // KVM may have a shadow of what was a table: only stores change that.
+            let is_sparse = is_large && !self.model.is_linked(index);
+            if is_sparse {
+                self.model.zeroed(index);
+            }
+            for word in 0..WORDS {
+                let code = Model::code(index);
+                let value = if word == CODE_WORD { code } else { self.model.stamp(index, word) };
+                if !is_sparse || word == CODE_WORD || word == index % CODE_WORD {
                     mmu::store(self.word(index, word), value);
                     self.model.stored(index, word, value);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Exchanges by 2 MiB: gets some, gives some, or both at once.
+    pub(super) fn large(&mut self, input: &mut Input<'_>) -> Result<(), Failure> {
+        let [what, which, look] = [input.byte(), input.byte(), input.byte()];
+        let units = self.model.whole_units().count() as u64;
+        let given = self.model.whole_units().nth((which % units.max(1)) as usize);
+        match (what % 4, given) {
+            (0 | 1, _) if self.model.granted <= GRANTED_MAX + (LARGE_MAX - 1) * UNIT_FRAMES => {
+                self.count(Count::LargeGet);
+                let want_pages = [what / 4 % 4, 1, 0];
+                if !self.model.has_free_unit() {
+                    return self.attacker.refused(&[], want_pages);
+                }
+                let (exchanged, extents, count) = self.exchange(&[], want_pages);
+                check(
+                    exchanged.granted_pages == want_pages && count <= extents.len(),
+                    "2 MiB that there are",
+                )?;
+                extents[..count].iter().try_for_each(|extent| self.receive(extent, look))
+            }
+            (3, Some(unit)) => {
+                self.count(Count::LargeSwap);
+                let (exchanged, extents, count) = self.exchange(&[self.unit(unit)], [0, 1, 0]);
+                check(exchanged.taken_frames == UNIT_FRAMES && count == 1, "2 MiB for 2 MiB")?;
+                self.take_unit(unit);
+                self.receive(&extents[0], look)
+            }
+            (_, Some(unit)) => {
+                self.count(Count::LargeGive);
+                let (exchanged, ..) = self.exchange(&[self.unit(unit)], [0; 3]);
+                check(exchanged.taken_frames == UNIT_FRAMES, "2 MiB that are the guest's weren't taken")?;
+                self.take_unit(unit);
+                Ok(())
+            }
+            // Of each 2 MiB some frames aren't the guest's.
+            (_, None) => {
+                self.count(Count::BadLarge);
+                self.attacker.refused(&[self.unit(which % UNITS as u64)], [0, what / 4 % 2, 0])
+            }
+        }
+    }
+
+    const fn unit(&self, unit: u64) -> Extent {
+        Extent::new(self.model.frame(unit * UNIT_FRAMES), 1, PageSize::Size2M)
+    }
+
+    fn take_unit(&mut self, unit: u64) {
+        (0..UNIT_FRAMES).for_each(|at| self.model.take(unit * UNIT_FRAMES + at));
     }
 
     pub(super) fn give(&mut self, input: &mut Input<'_>) -> Result<(), Failure> {

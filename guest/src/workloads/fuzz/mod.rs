@@ -3,8 +3,8 @@
 //! A step is a byte that says its kind, and the bytes that the kind takes; any string means something. Kinds:
 //! entries of every level with any frame and flags, links put back, flushes of a page or of all (or none, which
 //! leaves stale translations), loads, stores and fetches through pages of its region and through the direct
-//! map, stores of entries to frames that may be tables, exchanges that are right and that can't be, hypercalls
-//! with any numbers.
+//! map, stores of entries to frames that may be tables, exchanges that are right and that can't be, by frames and by
+//! 2 MiB, reads and writes of its page file that are right and that can't be, hypercalls with any numbers.
 //!
 //! After each access its outcome is held against the [`model`]: what was loaded, which exception, or a violation
 //! (`--on-violation inject`). Where a processor may still have an entry, either is right. After a change above
@@ -13,8 +13,9 @@
 //!
 //! Of accesses that should be violations, one in `rare` is made: emulators take long for them.
 //!
-//! Between episodes everything is put back in place: frames, entries, flushes.
+//! Between episodes everything is put back in place: frames, entries, flushes, slots of the page file.
 
+mod blocks;
 mod frames;
 mod model;
 mod steps;
@@ -27,6 +28,7 @@ use umpa_abi::record::{Counter, Record, name};
 
 use super::{Context, Failure, check};
 use crate::attacks::Attacker;
+use crate::attacks::queue::Queue;
 use crate::call;
 use model::{Model, OWN_FRAMES, PAGES};
 use steps::{COUNTS, Steps};
@@ -42,7 +44,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     }
     let region = attacker.place(8);
     let model = Model::new(context.boot, own, tables, region);
-    let mut steps = Steps::new(&mut attacker, model, rare);
+    let file = blocks::File::new(Queue::new(&attacker)?, attacker.new_table()?);
+    let mut steps = Steps::new(&mut attacker, model, file, rare);
     let mut source = [0; EPISODE_MAX_BYTES as usize];
     loop {
         steps.reset()?;
@@ -80,6 +83,7 @@ impl Steps<'_, '_> {
         while self.model.granted > 0 {
             self.give_back(self.model.granted.min(32))?;
         }
+        self.empty_slots()?;
         for page in 0..PAGES {
             let (table, index) = self.model.place(page, 1);
             self.set(table, index, 0);

@@ -34,6 +34,10 @@ pub(super) const PAGES: u64 = 4 * 4 * 16;
 const STALE_MAX: u64 = 3;
 /// Frames that can be granted, in all.
 pub(super) const FRAMES: u64 = 2048;
+/// Frames of 2 MiB.
+pub(super) const UNIT_FRAMES: u64 = 512;
+/// So many 2 MiB there are.
+pub(super) const UNITS: usize = (FRAMES / UNIT_FRAMES) as usize;
 /// Frames that this keeps itself: contents, then a state for each, then pages, then the list.
 pub(super) const OWN_FRAMES: u64 = (FRAMES * (WORDS + 2) + PAGES * (STALE_MAX + 1)) * 8 / PAGE_BYTES;
 /// A and D.
@@ -95,6 +99,8 @@ pub(super) struct Model {
     pub(super) is_loose: bool,
     remembers: bool,
     nonce: u64,
+    /// Granted frames of each 2 MiB.
+    of_unit: [u64; UNITS],
 }
 
 impl Model {
@@ -114,6 +120,7 @@ impl Model {
             is_loose: false,
             remembers: false,
             nonce: 0,
+            of_unit: [0; UNITS],
         };
         (0..OWN_FRAMES * PAGE_BYTES / 8).for_each(|word| model.put(word, 0));
         model
@@ -168,6 +175,26 @@ impl Model {
         self.get(Self::state_word(index)) & GRANTED != 0
     }
 
+    /// True if the frame may be used as a table, now or once.
+    pub(super) fn is_linked(&self, index: u64) -> bool {
+        self.get(Self::state_word(index)) & LINKED != 0
+    }
+
+    /// The numbers of those 2 MiB of which all frames are granted.
+    pub(super) fn whole_units(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..).zip(self.of_unit).filter(|&(_, granted)| granted == UNIT_FRAMES).map(|(unit, _)| unit)
+    }
+
+    /// True if there are 2 MiB of which no frame is the guest's. (The first have the model's.)
+    pub(super) fn has_free_unit(&self) -> bool {
+        self.of_unit.iter().skip(1).any(|&granted| granted == 0)
+    }
+
+    /// Notes that frames have come that are all zero.
+    pub(super) fn zeroed(&self, index: u64) {
+        (0..WORDS).for_each(|word| self.put(index * WORDS + word, 0));
+    }
+
     /// The granted frame at a place of the list.
     pub(super) fn listed(&self, at: u64) -> Option<u64> {
         (self.granted > 0).then(|| self.get(Self::list_word(at % self.granted)))
@@ -181,6 +208,7 @@ impl Model {
         self.put(Self::state_word(index), GRANTED | KNOWN | kept | self.granted << AT);
         self.put(Self::list_word(self.granted), index);
         self.granted += 1;
+        self.of_unit[(index / UNIT_FRAMES) as usize] += 1;
     }
 
     /// Notes it as taken back.
@@ -188,6 +216,7 @@ impl Model {
         let state = self.get(Self::state_word(index));
         self.is_loose |= state & LINKED != 0;
         self.granted -= 1;
+        self.of_unit[(index / UNIT_FRAMES) as usize] -= 1;
         let last = self.get(Self::list_word(self.granted));
         let last_state = self.get(Self::state_word(last));
         self.put(Self::list_word(state >> AT), last);

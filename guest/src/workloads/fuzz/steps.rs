@@ -6,6 +6,7 @@ use umpa_abi::layout::direct;
 use umpa_abi::paging::{ACCESSED, ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE};
 use umpa_abi::violation::VIOLATION;
 
+use super::blocks::File;
 use super::model::{CODE_WORD, FRAMES, Leads, Model, PAGES, PROCESSORS, Tried};
 use crate::attacks::{Attacker, GP, MARK, PF, Way, perform};
 use crate::mmu;
@@ -13,7 +14,7 @@ use crate::trap::probe::Raised;
 use crate::workloads::{Failure, check};
 
 /// What is counted: kinds of steps, then outcomes of accesses.
-pub(super) const COUNTS: [&str; 22] = [
+pub(super) const COUNTS: [&str; 31] = [
     "leaf",
     "link",
     "link-back",
@@ -29,6 +30,15 @@ pub(super) const COUNTS: [&str; 22] = [
     "bad-give",
     "bad-want",
     "call",
+    "large-get",
+    "large-give",
+    "large-swap",
+    "bad-large",
+    "block-read",
+    "block-write",
+    "block-flush",
+    "block-given",
+    "bad-block",
     "loose-read",
     "left-out",
     "value",
@@ -56,6 +66,15 @@ pub(super) enum Count {
     BadGive,
     BadWant,
     Call,
+    LargeGet,
+    LargeGive,
+    LargeSwap,
+    BadLarge,
+    BlockRead,
+    BlockWrite,
+    BlockFlush,
+    BlockGiven,
+    BadBlock,
     LooseRead,
     LeftOut,
     Value,
@@ -99,14 +118,15 @@ enum Outcome {
 pub(super) struct Steps<'a, 'b> {
     pub(super) attacker: &'a mut Attacker<'b>,
     pub(super) model: Model,
+    pub(super) file: File,
     pub(super) counts: [u64; COUNTS.len()],
     pub(super) done: u64,
     rare: u64,
 }
 
 impl<'a, 'b> Steps<'a, 'b> {
-    pub(super) const fn new(attacker: &'a mut Attacker<'b>, model: Model, rare: u64) -> Self {
-        Self { attacker, model, counts: [0; COUNTS.len()], done: 0, rare }
+    pub(super) const fn new(attacker: &'a mut Attacker<'b>, model: Model, file: File, rare: u64) -> Self {
+        Self { attacker, model, file, counts: [0; COUNTS.len()], done: 0, rare }
     }
 
     pub(super) const fn count(&mut self, what: Count) {
@@ -143,6 +163,8 @@ impl<'a, 'b> Steps<'a, 'b> {
             234..242 => self.give(input)?,
             242..248 => self.bad_give(input)?,
             248..250 => self.bad_want(input)?,
+            44 | 45 | 250 | 251 => self.block(input)?,
+            252 => self.large(input)?,
             _ => self.call(input)?,
         }
         Ok(())

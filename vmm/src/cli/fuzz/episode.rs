@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use umpa_abi::addr::PAGE_BYTES;
 use umpa_abi::call::ExitCode;
-use umpa_abi::fuzz::{END, EXPLICIT, TAG_FRAMES_SHIFT};
+use umpa_abi::fuzz::{END, EXPLICIT, SLOTS, TAG_FRAMES_SHIFT};
 use umpa_abi::record::{Record, name_text};
+use vmm::block::{PageFile, PageFileConfig, PageFileError};
 use vmm::host::Host;
 use vmm::image::Image;
 use vmm::inject::OnViolation;
@@ -49,6 +51,8 @@ pub(super) struct Finding(pub(super) String);
 pub(super) enum EpisodeError {
     #[error("the guest can't be made")]
     Made(#[from] VmError),
+    #[error("the guest has no page file")]
+    PageFile(#[from] PageFileError),
     #[error("interrupted")]
     Interrupted,
     #[error("{}", .0.0)]
@@ -100,6 +104,9 @@ impl Guest {
         let image = Image::embedded().map_err(VmError::from)?;
         let mut config = VmConfig::new(image, "fuzz");
         config.args.push(conditions.rare.to_string());
+        let file = PageFileConfig::anonymous(std::env::temp_dir(), SLOTS * PAGE_BYTES).open()?;
+        // Its guest waits for each request.
+        config.page_file = Some(PageFile { threads: 1, ..file });
         config.memory_bytes = MEMORY_BYTES;
         config.ring = conditions.ring;
         config.timeout = Some(conditions.timeout);

@@ -30,11 +30,15 @@ use self::episode::{Conditions, EpisodeError, Finding, Guest, Source, alone, kil
 /// Of so many strings one is executed by a guest that its first violation ends.
 const KILLED: u64 = 64;
 /// Strings that were worth keeping: each once made the VMM or the model wrong, or found a hole opened on purpose.
-const CORPUS: [&[u8]; 6] = [
+const CORPUS: [&[u8]; 10] = [
+    include_bytes!("../../../fuzz-corpus/block-given.bin"),
+    include_bytes!("../../../fuzz-corpus/block-other-slot.bin"),
+    include_bytes!("../../../fuzz-corpus/block-ungranted.bin"),
     include_bytes!("../../../fuzz-corpus/fetch-hole.bin"),
     include_bytes!("../../../fuzz-corpus/fetch-outside.bin"),
     include_bytes!("../../../fuzz-corpus/giant-leaf.bin"),
     include_bytes!("../../../fuzz-corpus/granted-again.bin"),
+    include_bytes!("../../../fuzz-corpus/large-swapped.bin"),
     include_bytes!("../../../fuzz-corpus/stale-rights.bin"),
     include_bytes!("../../../fuzz-corpus/walk-outside.bin"),
 ];
@@ -110,7 +114,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         read.map_err(|source| FuzzError::Unreadable { path: path.clone(), source })
     });
     let given = given.transpose()?;
-    super::jail::driver(args.out.iter().map(|path| super::jail::folder(path)))?;
+    let out = args.out.iter().map(|path| super::jail::folder(path));
+    super::jail::driver(out.chain([std::env::temp_dir()]))?;
     let host = Host::open()?;
     #[cfg(feature = "weakened")]
     if let Some(weakness) = args.weaken {
