@@ -4,7 +4,9 @@
 //! - [`swapped`]: the working set of `pagefile` in a process that Linux swaps.
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
+//! - [`chase`]: memory of a process to chase pointers in.
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
+//! - [`micro`]: rows that explain themselves, as table and JSON.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`apart`]: native series in processes of their own; [`table1`]: blocks touched page by page there.
 //! - [`peers`]: the allocators that programs use; [`fig11`]: blocks resized by them and by Linux.
@@ -31,6 +33,7 @@
 pub mod apart;
 pub mod belady;
 pub mod calls;
+pub mod chase;
 pub mod compare;
 pub mod counts;
 pub mod driver;
@@ -40,6 +43,7 @@ pub mod giveback;
 pub mod grants;
 pub mod linux;
 pub mod lists;
+pub mod micro;
 pub mod moves;
 pub mod paper;
 pub mod peers;

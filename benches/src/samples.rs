@@ -312,7 +312,7 @@ fn rows(samples: &[Sample], timing_is_real: bool) -> Vec<Row> {
 }
 
 /// The value below which `fraction` of `sorted` lies, between two neighbours in proportion.
-fn quantile(sorted: &[f64], fraction: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], fraction: f64) -> f64 {
     let place = fraction * sorted.len().saturating_sub(1) as f64;
     let (low, high) = (place.floor() as usize, place.ceil() as usize);
     match (sorted.get(low), sorted.get(high)) {

@@ -63,6 +63,7 @@ pub mod staged;
 pub mod syscall;
 pub mod tlb;
 pub mod trap;
+pub mod tree;
 pub mod upcall;
 pub mod userpage;
 pub mod workloads;

@@ -17,6 +17,7 @@ use umpa_abi::layout::{
     BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, PROGRAM_BYTES, PROGRAM_GVA, direct,
 };
 use umpa_abi::paging;
+use work::raw::Cells;
 
 use crate::tlb::Store;
 
@@ -246,6 +247,34 @@ pub fn store(gva: Gva, value: u64) {
     // SAFETY: the workloads that use this function keep no Rust objects in mappings, blocks and frames that
     // they store to.
     unsafe { asm!("mov [{}], {}", in(reg) gva.get(), in(reg) value, options(nostack)) };
+}
+
+/// Memory at `gva` for chains of loads.
+///
+/// # Panics
+/// When it isn't where blocks lie: elsewhere are objects of Rust's.
+#[must_use]
+pub fn cells(gva: Gva, bytes: u64) -> Cells {
+    // SAFETY: the workloads that use this function map frames of their own there, keep no Rust object in them,
+    // and write them through the cells only. Without a mapping: a page fault, which ends the guest.
+    unsafe { Cells::new(block(gva, bytes), bytes) }
+}
+
+/// The same frames, mapped at another address by the workload.
+///
+/// # Panics
+/// As [`cells`].
+#[must_use]
+pub fn view(cells: &Cells, gva: Gva, bytes: u64) -> Cells {
+    // SAFETY: as above; a workload looks only at what it has mapped.
+    unsafe { cells.view(block(gva, bytes)) }
+}
+
+fn block(gva: Gva, bytes: u64) -> *mut u8 {
+    let end = gva.get().checked_add(bytes);
+    let is_block = gva >= BLOCKS_GVA && end.is_some_and(|end| end <= BLOCKS_GVA.get() + BLOCKS_BYTES);
+    assert!(is_block, "{bytes} bytes at {gva} aren't where blocks lie");
+    gva.get() as *mut u8
 }
 
 /// Writes `value` to each of a frame's 512 words, through the direct map.

@@ -104,6 +104,16 @@ pub enum MemoryError {
     },
 }
 
+/// The host's pages behind a guest's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backing {
+    /// 2 MiB where frames are granted in such pieces and the host has such pages free (MADV_HUGEPAGE).
+    #[default]
+    Large,
+    /// 4 KiB everywhere (MADV_NOHUGEPAGE): the second translation has a level more. For comparison only.
+    Small,
+}
+
 /// An anonymous mapping of our own.
 #[derive(Debug)]
 struct Mapping {
@@ -238,6 +248,22 @@ impl GuestRam {
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|_| MemoryError::Outside { gpa: SYSTEM_GPA, bytes: system_bytes })?;
         Ok(Self { memory, system, frames })
+    }
+
+    /// Has the frames slot backed by pages of this size from now on. Frames that are granted already stay what they
+    /// are.
+    ///
+    /// # Errors
+    /// [`MemoryError::Populate`].
+    pub(crate) fn back_frames_by(&self, backing: Backing) -> Result<(), MemoryError> {
+        if backing == Backing::Large {
+            // As the mapping was made.
+            return Ok(());
+        }
+        let Mapping { base, bytes } = self.frames.mapping;
+        // SAFETY: the whole of a mapping of ours; the advice changes no content.
+        unsafe { rustix::mm::madvise(base.as_ptr().cast(), bytes as usize, Advice::LinuxNoHugepage) }
+            .map_err(|errno| MemoryError::Populate { gpa: FRAMES_GPA, bytes, source: errno.into() })
     }
 
     /// Makes both slots known to KVM.

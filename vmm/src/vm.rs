@@ -131,6 +131,7 @@ impl Vm {
         };
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes, vcpus)?;
         let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
+        ram.back_frames_by(config.backing)?;
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
         let header = config.image.load(&ram)?;
         let tables = tables::build(&ram, &system, &header, config.ring, host.pages_1g())?;

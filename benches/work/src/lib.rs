@@ -10,6 +10,7 @@
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
 //! - [`grants`]: frames that come and go, by how they lie.
+//! - [`chase`]: loads that wait for each other, in working sets of any size.
 //! - [`resizes`]: Figure 11: blocks that are resized, up and down.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
 //! - [`list`]: lists whose nodes come from an allocator; [`numbers`]: vectors filled by pushes.
@@ -33,6 +34,7 @@
 #![no_std]
 
 pub mod bins;
+pub mod chase;
 pub mod conformance;
 pub mod family;
 pub mod fig7;

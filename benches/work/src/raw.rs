@@ -11,6 +11,8 @@ use core::hint::black_box;
 use core::ptr::NonNull;
 use umpa_abi::addr::PAGE_BYTES;
 
+use crate::chase::{Chain, UNIT_BYTES};
+
 /// An allocator under test.
 ///
 /// # Safety
@@ -293,6 +295,74 @@ impl Words {
         // SAFETY: as above.
         unsafe { self.at(page, word).write_volatile(value) };
     }
+}
+
+/// The cells of chains ([`chase`](crate::chase)).
+#[derive(Debug)]
+pub struct Cells {
+    first: *mut u8,
+    bytes: u64,
+    /// The chain that was laid in each slot.
+    laid: [Option<Chain>; 16],
+}
+
+impl Cells {
+    /// The memory from `first` on, a multiple of 64 bytes.
+    ///
+    /// # Safety
+    /// As long as the result and its [views](Self::view) live, it can be read and written, and nobody else writes.
+    #[must_use]
+    pub const unsafe fn new(first: *mut u8, bytes: u64) -> Self {
+        Self { first, bytes, laid: [None; 16] }
+    }
+
+    /// The same memory, with what was laid, at another address.
+    ///
+    /// # Safety
+    /// The same frames are mapped there, in the same order, readable as long as the result lives. Nothing more is
+    /// laid meanwhile.
+    #[must_use]
+    pub const unsafe fn view(&self, first: *mut u8) -> Self {
+        Self { first, ..*self }
+    }
+
+    fn slot(&self, chain: &Chain) -> *mut u8 {
+        assert!(chain.bytes <= self.bytes && chain.slot < 16, "{chain:?} in {} bytes", self.bytes);
+        self.first.wrapping_add(4 * chain.slot as usize)
+    }
+
+    /// Writes a chain's cells.
+    pub fn lay(&mut self, chain: &Chain) {
+        let slot = self.slot(chain);
+        for cell in 0..chain.cells() {
+            let at = slot.wrapping_add((chain.place(cell) * UNIT_BYTES) as usize);
+            // SAFETY: `slot` has checked that the chain lies in the memory; the cell is four bytes of one of its lines.
+            unsafe { at.cast::<u32>().write_volatile(chain.place(chain.next(cell)) as u32) };
+        }
+        self.laid[chain.slot as usize] = Some(*chain);
+    }
+
+    /// Goes `steps` steps along a chain from `cell` on: the cell where it ends, and cycles.
+    pub(crate) fn follow(&self, chain: &Chain, cell: u64, steps: u64) -> (u64, u64) {
+        let slot = self.slot(chain);
+        assert!(self.laid[chain.slot as usize] == Some(*chain), "{chain:?} wasn't laid");
+        // SAFETY: this chain was laid, and nobody else has written since (`new`).
+        let (place, cycles) = unsafe { timed_chase(slot, chain.place(cell & (chain.cells() - 1)), steps) };
+        (chain.cell(place), cycles)
+    }
+}
+
+/// # Safety
+/// `slot + 8 * place` is a cell, and so is what every cell on the way says.
+#[inline(never)]
+unsafe fn timed_chase(slot: *const u8, mut place: u64, steps: u64) -> (u64, u64) {
+    let start_cycles = tsc_cycles();
+    for _ in 0..steps {
+        // SAFETY: the caller's.
+        place = unsafe { slot.add((place * UNIT_BYTES) as usize).cast::<u32>().read_volatile() }.into();
+    }
+    let place = black_box(place);
+    (place, tsc_cycles().wrapping_sub(start_cycles))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod conformance;
 mod crowding;
 mod dlmalloc;
 mod edits;
+mod ept_chase;
 mod exception;
 mod exchange;
 mod exit;
@@ -135,6 +136,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "edits",
         description: "provision 3: maps, remaps, swaps, unmaps by its own stores, seen through the data",
         run: edits::run,
+    },
+    Workload {
+        name: "ept-chase",
+        description: "[BYTES [4k|2m]] pointer chases through leaves of each size, for `vmm bench ept`",
+        run: ept_chase::run,
     },
     Workload {
         name: "exception",

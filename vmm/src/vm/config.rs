@@ -10,6 +10,7 @@ use crate::call::OUTPUT_DEFAULT_BYTES;
 use crate::image::Image;
 use crate::inject::OnViolation;
 use crate::jail::Jail;
+use crate::memory::Backing;
 use crate::pool::Membership;
 use crate::upcall::OnUnanswered;
 use crate::vcpu::Ring;
@@ -26,6 +27,8 @@ pub struct VmConfig {
     pub image: Image,
     /// Frames that it can get, in bytes: a multiple of 4 KiB, at least 2 MiB.
     pub memory_bytes: u64,
+    /// The host's pages behind its frames.
+    pub backing: Backing,
     /// The pool that its frames come from, if it shares one.
     pub pool: Option<Membership>,
     /// The workload's privilege level.
@@ -62,6 +65,7 @@ impl VmConfig {
         Self {
             image,
             memory_bytes: MEMORY_DEFAULT_BYTES,
+            backing: Backing::default(),
             pool: None,
             ring: Ring::Three,
             vcpus: 1,
@@ -83,6 +87,7 @@ impl std::fmt::Debug for VmConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VmConfig")
             .field("memory_bytes", &self.memory_bytes)
+            .field("backing", &self.backing)
             .field("pool", &self.pool)
             .field("ring", &self.ring)
             .field("vcpus", &self.vcpus)

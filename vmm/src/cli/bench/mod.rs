@@ -3,6 +3,7 @@
 mod all;
 mod batch;
 mod calls;
+mod ept;
 mod fig11;
 mod fig7;
 mod grant;
@@ -52,6 +53,7 @@ enum Bench {
     All(all::Args),
     Fig7(fig7::Args),
     Batch(batch::Args),
+    Ept(ept::Args),
     Grant(grant::Args),
     Mmap(mmap::Args),
     N1527(n1527::Args),
@@ -82,6 +84,7 @@ impl Bench {
             Self::All(_) => return Vec::new(),
             Self::Fig7(args) => (&args.json, Vec::new()),
             Self::Batch(args) => (&args.common.json, Vec::new()),
+            Self::Ept(args) => (&args.options.json, Vec::new()),
             Self::Grant(args) => (&args.options.json, Vec::new()),
             Self::Mmap(args) => (&args.common.json, Vec::new()),
             Self::N1527(args) => (&args.options.json, Vec::new()),
@@ -114,6 +117,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::All(args) => all::run(args),
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Ept(args) => conclude(ept::run(args), calls::BenchError::is_a_series_fault),
         Bench::Grant(args) => conclude(grant::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::N1527(args) => conclude(n1527::run(args), calls::BenchError::is_a_series_fault),
