@@ -25,6 +25,7 @@
 //! - [`samples`]: benchmarks of single calls: medians, table and JSON.
 //! - [`targets`]: how fast it has to be, and whether it is.
 //! - [`table`]: the result on a terminal.
+//! - [`why`]: what each of umpa's gains is worth.
 //!
 //! The loop that is measured is in the crate `work`, which guests compile too.
 //!
@@ -58,6 +59,7 @@ pub mod table1;
 pub mod targets;
 pub mod timing;
 pub mod vectors;
+pub mod why;
 
 /// The series that everything is compared with.
 pub const BASELINE: &str = "linux-mmap";

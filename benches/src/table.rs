@@ -19,8 +19,7 @@ const TOTAL: &str = "total: alloc + traversal + free, cycles per page";
 /// The whole text, ended by a newline.
 #[must_use]
 pub fn render(record: &Record) -> String {
-    let mut text = String::new();
-    header(&mut text, record);
+    let mut text = heading(record);
     if record.params.timing_is_real {
         let part =
             |text: &mut String, title: &str, value: fn(&Bin) -> Option<f64>| part(text, record, title, value);
@@ -45,8 +44,7 @@ pub fn render(record: &Record) -> String {
 /// Head and totals only, or counts where times mean nothing.
 #[must_use]
 pub fn render_totals(record: &Record) -> String {
-    let mut text = String::new();
-    header(&mut text, record);
+    let mut text = heading(record);
     if record.params.timing_is_real {
         part(&mut text, record, TOTAL, Bin::total_per_page);
         let _ = writeln!(text, "x: so many times less than {BASELINE}; below 1 it costs more.");
@@ -58,9 +56,10 @@ pub fn render_totals(record: &Record) -> String {
     text
 }
 
-fn header(text: &mut String, record: &Record) {
+/// What was done, and where; an empty line ends it.
+pub(crate) fn heading(record: &Record) -> String {
+    let mut text = machine(record.bench, &record.host);
     let work = &record.params;
-    text.push_str(&machine(record.bench, &record.host));
     let law = if work.sizes == "log" { "every bin equally likely" } else { "every size equally likely" };
     let _ = writeln!(
         text,
@@ -81,7 +80,7 @@ fn header(text: &mut String, record: &Record) {
             work.guest_ring
         );
     }
-    let _ = writeln!(text);
+    text + "\n"
 }
 
 /// The first line of every table: what was measured, and where.
@@ -141,7 +140,7 @@ fn counts(text: &mut String, record: &Record) {
 }
 
 /// One row for each counter, one column for each guest.
-fn counters(text: &mut String, record: &Record) {
+pub(crate) fn counters(text: &mut String, record: &Record) {
     let guests: Vec<_> =
         record.series.iter().filter_map(|series| Some((series, series.counters.as_ref()?))).collect();
     let names: BTreeSet<&String> = guests.iter().flat_map(|(_, counters)| counters.counts.keys()).collect();

@@ -21,7 +21,8 @@
 //! everything still compiles for the host, so that lints and unit tests see it.
 //!
 //! - [`userpage`]: the allocator of a program; [`blocks`]: the same for measured work, [`moves`] likewise for
-//!   blocks that grow, [`staged`] for blocks by where their frames are; [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
+//!   blocks that grow, [`staged`] for blocks by where their frames are; [`ablation`] with single gains switched off;
+//!   [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
 //! - [`pages`]: blocks, views and images as values, copied on write;
 //! - [`heap`]: a heap behind Rust's collections; [`batches`], [`nodes`]: memory from N1527's calls.
 //! - [`attacks`]: what guests do to get at what isn't theirs, for `vmm attack`.
@@ -35,6 +36,7 @@ extern crate alloc;
 #[macro_use]
 pub mod console;
 
+pub mod ablation;
 pub mod attacks;
 pub mod batches;
 pub mod block;

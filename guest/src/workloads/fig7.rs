@@ -7,7 +7,7 @@ use umpa::blocks::{Config, Placement, Stats};
 use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
 use umpa_abi::layout::direct;
 use umpa_abi::record::{Counter, Record, name, name_text};
-use work::{Fig7, Params, Phase, Slot};
+use work::{Blocks, Fig7, Params, Phase, Slot};
 
 use super::{Context, Failure, check};
 use crate::blocks::UmpaBlocks;
@@ -15,7 +15,7 @@ use crate::call;
 use crate::mmu;
 
 /// Most blocks that live at once; their places are on the stack (16 KiB).
-const RING_MAX: usize = 512;
+pub(super) const RING_MAX: usize = 512;
 
 /// What is counted over the measured phase.
 #[derive(Clone, Copy, Default)]
@@ -62,15 +62,40 @@ impl Counts {
 
 /// Reads a word of each 2 MiB. What is granted has memory behind it already, but the hypervisor enters
 /// it into the second-level tables at the first access: so that is over before the work begins.
-fn touch(first: Gva, bytes: u64) {
+pub(super) fn touch(first: Gva, bytes: u64) {
     for at in (0..bytes).step_by(PageSize::Size2M.bytes() as usize) {
         let _ = mmu::load(Gva::new(first.get() + at));
     }
 }
 
-fn report(what: &str, value: u64) -> Result<(), Failure> {
+pub(super) fn report(what: &str, value: u64) -> Result<(), Failure> {
     let counter = Record::Counter(Counter { name: name(what), value });
     call::report(&counter).map_err(|_| Failure::new("a counter isn't wanted"))
+}
+
+/// Does all slices, with a pause before the first and after each, and reports the points. Returns what `counts`
+/// says before the measured phase and after it.
+pub(super) fn slices<B: Blocks, C>(
+    work: &mut Fig7<'_, B>,
+    mut counts: impl FnMut(&mut B) -> C,
+) -> Result<(C, C), Failure> {
+    let (mut start, mut end) = (None, None);
+    call::pause(0);
+    while work.progress().phase != Phase::Done {
+        let before = work.progress().phase;
+        if before == Phase::Measured && start.is_none() {
+            start = Some(counts(work.allocator()));
+        }
+        let progress = work.run_slice().map_err(failed)?;
+        if before == Phase::Measured && progress.phase != Phase::Measured {
+            end = Some(counts(work.allocator()));
+        }
+        call::pause(progress.slices);
+    }
+    for point in work.points() {
+        call::report(&Record::Point(point)).map_err(|_| Failure::new("a point isn't wanted"))?;
+    }
+    start.zip(end).ok_or_else(|| Failure::new("nothing was measured"))
 }
 
 /// See the [module](self).
@@ -103,24 +128,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
 
     let mut slots = [Slot::EMPTY; RING_MAX];
     let mut work = Fig7::new(&params, UmpaBlocks::new(series, &mut umpa), &mut slots).map_err(failed)?;
-    let mut start = Counts::default();
-    let mut end = None;
-    call::pause(0);
-    while work.progress().phase != Phase::Done {
-        let before = work.progress().phase;
-        if before == Phase::Measured && start.stats == Stats::default() {
-            start = Counts::now(work.allocator());
-        }
-        let progress = work.run_slice().map_err(failed)?;
-        if before == Phase::Measured && progress.phase != Phase::Measured {
-            end = Some(Counts::now(work.allocator()));
-        }
-        call::pause(progress.slices);
-    }
-    for point in work.points() {
-        call::report(&Record::Point(point)).map_err(|_| Failure::new("a point isn't wanted"))?;
-    }
-    let end = end.ok_or_else(|| Failure::new("nothing was measured"))?;
+    let (start, end) = slices(&mut work, Counts::now)?;
     end.report(&start)?;
     let umpa = work.allocator().umpa();
     report("frames_granted", umpa.frames().granted_frames())?;
@@ -129,7 +137,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     check(work.wrong_bytes() == 0, "bytes were read back wrong")
 }
 
-fn failed(error: work::WorkError) -> Failure {
+pub(super) fn failed(error: work::WorkError) -> Failure {
     println!("fig7: {error}");
     Failure::new("the work can't be done")
 }

@@ -59,6 +59,7 @@ mod views;
 mod violation;
 mod violations;
 mod watch;
+mod why;
 mod zeroed;
 
 use core::fmt;
@@ -355,6 +356,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "watch",
         description: "[pages] provision 5: told what is read and written, by the processor's bits and by faults",
         run: watch::run,
+    },
+    Workload {
+        name: "why",
+        description: "[key=value…] the work of fig7 with one of umpa's gains switched off, for `vmm bench why`",
+        run: why::run,
     },
     Workload {
         name: "zeroed",

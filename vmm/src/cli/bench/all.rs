@@ -73,6 +73,7 @@ const BENCHES: [Entry; 14] = [
     bench("batch", [60, 8]),
     bench("release", [20, 1]),
     bench("grant", [60, 5]),
+    bench("why", [40, 5]),
     Entry { name: "pagefile", args: [&[], &["--frames", "1024", "--rounds", "2"]], seconds: [60, 8] },
 ];
 

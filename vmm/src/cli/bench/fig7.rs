@@ -132,12 +132,25 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
 
 fn measure(args: &Args) -> Result<Record, BenchError> {
     let params = params(args)?;
-    let timing_is_real = timing::timing_is_real();
-    let names = series_names(args, timing_is_real);
-    let guests = names.iter().filter(|name| guest::NAMES.contains(name)).count() as u64;
+    let names = series_names(args, timing::timing_is_real());
     let live_bytes = plan::live_max_bytes(&params);
     let memory_bytes = args.mem.unwrap_or_else(|| guest_memory_bytes(live_bytes));
-    let natives = names.len() as u64 - guests;
+    let setup = Setup { memory_bytes, ring: args.ring, timeout: args.timeout };
+    turns("fig7", &names, &params, &setup)
+}
+
+/// Runs the series called `names` in turn: Linux's natively, the others in guests whose workload is called like the
+/// benchmark.
+pub(super) fn turns(
+    bench: &'static str,
+    names: &[&'static str],
+    params: &Params,
+    setup: &Setup,
+) -> Result<Record, BenchError> {
+    let memory_bytes = setup.memory_bytes;
+    let natives = names.iter().filter(|name| Linux::by_name(name).is_some()).count() as u64;
+    let guests = names.len() as u64 - natives;
+    let live_bytes = plan::live_max_bytes(params);
     check_memory(guests.saturating_mul(memory_bytes).saturating_add(natives * live_bytes))?;
 
     // Without a guest the benchmark needs no KVM; its record then says `none`.
@@ -146,18 +159,17 @@ fn measure(args: &Args) -> Result<Record, BenchError> {
         Err(_) if guests == 0 => None,
         Err(error) => return Err(error.into()),
     };
-    let setup = Setup { memory_bytes, ring: args.ring, timeout: args.timeout };
     let mut slots = vec![Slot::EMPTY; names.len() * params.ring_blocks as usize];
     let mut series: Vec<Box<dyn Series + '_>> = Vec::new();
     for (name, slots) in names.iter().zip(slots.chunks_exact_mut(params.ring_blocks as usize)) {
         match (Linux::by_name(name), &host) {
-            (Some(linux), _) => series.push(Box::new(Native::new(&params, linux, slots)?)),
-            (None, Some(host)) => series.push(Box::new(Guest::start(host, name, &params, &setup)?)),
+            (Some(linux), _) => series.push(Box::new(Native::new(params, linux, slots)?)),
+            (None, Some(host)) => series.push(Box::new(Guest::start(host, name, bench, params, setup)?)),
             (None, None) => {}
         }
     }
     let bar = progress(params.schedule().total_slices() * series.len() as u64);
-    let outcomes = driver::interleave(&mut series, &params, &mut |name| {
+    let outcomes = driver::interleave(&mut series, params, &mut |name| {
         bar.set_message(name);
         bar.inc(1);
         if signals::is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -165,10 +177,10 @@ fn measure(args: &Args) -> Result<Record, BenchError> {
     bar.finish_and_clear();
     drop(series);
 
-    let mut work = Work::new(&params, timing_is_real);
+    let mut work = Work::new(params, timing::timing_is_real());
     work.guest_memory_bytes = if guests > 0 { memory_bytes } else { 0 };
-    work.guest_ring = args.ring.number();
-    Ok(Record::new("fig7", machine(host.as_ref()), work, &outcomes?))
+    work.guest_ring = setup.ring.number();
+    Ok(Record::new(bench, machine(host.as_ref()), work, &outcomes?))
 }
 
 fn params(args: &Args) -> Result<Params, ParamError> {

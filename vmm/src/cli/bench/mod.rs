@@ -19,6 +19,7 @@ mod rounds;
 mod snapshot;
 mod table1;
 mod vector;
+mod why;
 
 use std::error::Error;
 use std::io::IsTerminal;
@@ -65,6 +66,7 @@ enum Bench {
     Swap(moves::Swap),
     Table1(table1::Args),
     Vector(vector::Args),
+    Why(why::Args),
 }
 
 impl Bench {
@@ -96,6 +98,7 @@ impl Bench {
             Self::Swap(args) => (&args.options.json, Vec::new()),
             Self::Table1(args) => (&args.options.json, Vec::new()),
             Self::Vector(args) => (&args.options.json, Vec::new()),
+            Self::Why(args) => (&args.json, Vec::new()),
         };
         json.iter().map(|path| jail::folder(path)).chain(more).collect()
     }
@@ -129,6 +132,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
         Bench::Table1(args) => conclude(table1::run(args), calls::BenchError::is_a_series_fault),
         Bench::Vector(args) => conclude(vector::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Why(args) => conclude(why::run(args), fig7::BenchError::is_a_series_fault),
     }
 }
 

@@ -1,5 +1,5 @@
-//! A series that runs in a virtual machine of its own: the workload `fig7`, which pauses before the
-//! first slice and after each one, with the number of slices done as the tag.
+//! A series that runs in a virtual machine of its own: the workload `fig7`, or one like it, which pauses before
+//! the first slice and after each one, with the number of slices done as the tag.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,9 @@ pub(super) const NAMES: [&str; 2] = ["umpa", "umpa-remap"];
 const KVM_STATS: [&str; 7] =
     ["exits", "irq_exits", "io_exits", "pf_taken", "pf_fixed", "tlb_flush", "invlpg"];
 
+/// Those of the whole machine: stores to page tables that trapped, as KVM shadows the tables.
+const KVM_VM_STATS: [&str; 1] = ["mmu_pte_write"];
+
 /// As [`GuestError::is_the_guests_fault`], of an error that came through the driver.
 pub(super) fn is_the_guests_fault(error: &SeriesError) -> bool {
     match error {
@@ -45,15 +48,16 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Boots the guest and runs it to its first pause: its frames are loaded then.
+    /// Boots the guest with a workload of this name, and runs it to its first pause: its frames are loaded then.
     pub(super) fn start(
         host: &Host,
         name: &'static str,
+        workload: &'static str,
         params: &Params,
         setup: &Setup,
     ) -> Result<Self, GuestError> {
         let params = Params { series: record::name(name), ..*params };
-        let guest = PausedGuest::start(host, name, "fig7", plan::args(&params), setup)?;
+        let guest = PausedGuest::start(host, name, workload, plan::args(&params), setup)?;
         let (start, end) = (Counters::default(), Counters::default());
         let mut guest = Self { guest, schedule: params.schedule(), slices: 0, start, end };
         guest.read_counters();
@@ -81,6 +85,11 @@ impl Guest {
         let mut counters = BTreeMap::from([(EXITS.to_owned(), exits), ("hypercalls".to_owned(), hypercalls)]);
         for stat in KVM_STATS {
             if let (Some(start), Some(end)) = (start.kvm_vcpu.get(stat), end.kvm_vcpu.get(stat)) {
+                counters.insert(format!("kvm_{stat}"), end.saturating_sub(*start));
+            }
+        }
+        for stat in KVM_VM_STATS {
+            if let (Some(start), Some(end)) = (start.kvm_vm.get(stat), end.kvm_vm.get(stat)) {
                 counters.insert(format!("kvm_{stat}"), end.saturating_sub(*start));
             }
         }
