@@ -13,6 +13,7 @@
 //! - [`paper`]: what the paper measured.
 //! - [`giveback`]: giving memory back natively.
 //! - [`grants`]: memory that comes and goes natively, run by run.
+//! - [`kernels`]: kernels that wait for memory, on those allocators.
 //! - [`lists`]: lists on native allocators; [`vectors`]: `Vec`.
 //! - [`compare`]: two results of the same benchmarks: which differences are noise.
 //! - [`counts`]: instruction counts of hot paths beside a kept baseline.
@@ -42,6 +43,7 @@ pub mod fig11;
 pub mod forked;
 pub mod giveback;
 pub mod grants;
+pub mod kernels;
 pub mod linux;
 pub mod lists;
 pub mod micro;

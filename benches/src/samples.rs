@@ -246,6 +246,13 @@ impl Record {
         table::ratios(self, title, work, baseline)
     }
 
+    /// Medians of several works, cycles per operation, and how many times less than `baseline` they are: a line for
+    /// each series, a column for each work.
+    #[must_use]
+    pub fn by_series(&self, works: &[&str], baseline: &str) -> String {
+        table::by_series(self, works, baseline)
+    }
+
     /// Counters and targets.
     #[must_use]
     pub fn ending(&self) -> String {

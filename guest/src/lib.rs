@@ -24,7 +24,7 @@
 //!   blocks that grow, [`staged`] for blocks by where their frames are; [`ablation`] with single gains switched off;
 //!   [`rounds`]: measured work in rounds; [`c`]: the same as C symbols;
 //! - [`pages`]: blocks, views and images as values, copied on write;
-//! - [`heap`]: a heap behind Rust's collections; [`batches`], [`nodes`]: memory from N1527's calls.
+//! - [`heap`]: a heap behind Rust's collections; [`batches`], [`nodes`], [`kernels`]: memory from N1527's calls.
 //! - [`attacks`]: what guests do to get at what isn't theirs, for `vmm attack`.
 //!
 //! Dependency law: `umpa`, `umpa-heap`, `umpa-abi` and the measured `work` only; nothing depends on this crate.
@@ -49,6 +49,7 @@ pub mod entry;
 pub mod fault;
 pub mod heap;
 pub mod idle;
+pub mod kernels;
 pub mod lend;
 pub mod machine;
 pub mod mmu;

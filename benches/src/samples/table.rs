@@ -151,6 +151,31 @@ pub(super) fn ratios(record: &Record, title: &str, work: &str, baseline: &str) -
     text
 }
 
+/// Works side by side, a line for each series. Nothing without times.
+pub(super) fn by_series(record: &Record, works: &[&str], baseline: &str) -> String {
+    if !record.timing_is_real {
+        return String::new();
+    }
+    let width = |work: &str| work.len().max(9 + RATIO);
+    let mut text = format!("{:<20}", "cycles per operation");
+    works.iter().for_each(|work| text += &format!("  {work:>width$}", width = width(work)));
+    let median = |series: &Series, work: &str| series.points.iter().find(|row| row.work == work)?.median;
+    for series in &record.series {
+        let _ = write!(text, "\n{:<20}", series.name);
+        for work in works {
+            let found = median(series, work);
+            let mut cell = found.map_or_else(|| "-".to_owned(), cycles);
+            if series.name != baseline {
+                let base = record.series(baseline).and_then(|base| median(base, work));
+                let times = base.zip(found).map_or_else(String::new, |(base, own)| ratio(base, own));
+                let _ = write!(cell, "{times:>RATIO$}");
+            }
+            let _ = write!(text, "  {cell:>width$}", width = width(work));
+        }
+    }
+    text + &format!("\n\nx: so many times less than {baseline}; below 1 it costs more.\n\n")
+}
+
 /// One row for each counter, one column for each series that has some.
 fn counters(text: &mut String, record: &Record) {
     let counted: Vec<&Series> = record.series.iter().filter(|series| !series.counters.is_empty()).collect();
@@ -198,6 +223,15 @@ mod tests {
             "ratios\nsize                 1 MiB\nlinux, kcyc           2.00\numpa                   13x\n\n";
         assert_eq!(text, want);
         assert_eq!(record(false).ratios("ratios", "munmap", "linux"), "");
+        let text = record(true).by_series(&["munmap"], "linux");
+        for line in [
+            "operation            munmap\n",
+            "\numpa                        150    13x\nlinux   ",
+            "  2,000\n\nx: so",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert_eq!(record(false).by_series(&["munmap"], "linux"), "");
     }
 
     #[test]

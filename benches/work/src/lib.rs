@@ -12,6 +12,7 @@
 //! - [`grants`]: frames that come and go, by how they lie.
 //! - [`chase`]: loads that wait for each other, in working sets of any size.
 //! - [`resizes`]: Figure 11: blocks that are resized, up and down.
+//! - [`kernels`]: a hash join, binary trees, a sparse matrix.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
 //! - [`list`]: lists whose nodes come from an allocator; [`numbers`]: vectors filled by pushes.
 //! - [`conformance`]: what the mmap family answers, natively and in guests.
@@ -28,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! Dependency law: this crate depends on `umpa-abi` and on a random number generator; `guest` and
+//! Dependency law: this crate depends on `umpa-abi`, a random number generator and the allocators' trait; `guest` and
 //! `benches` depend on it. No allocation, no floating point, no I/O.
 
 #![no_std]
@@ -40,6 +41,7 @@ pub mod family;
 pub mod fig7;
 pub mod grants;
 pub mod holes;
+pub mod kernels;
 pub mod list;
 pub mod mixed;
 pub mod moves;

@@ -30,6 +30,7 @@ mod greedy;
 mod guarded;
 mod handles;
 mod hole;
+mod kernels;
 mod list;
 mod mmap;
 mod mmap_times;
@@ -208,6 +209,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "hole",
         description: "[KiB] the block that dlmalloc has no hole for, drawn: had with the same frames",
         run: hole::run,
+    },
+    Workload {
+        name: "kernels",
+        description: "SERIES ELEMENTS a hash join, binary trees, a sparse matrix, for `vmm bench kernels`",
+        run: kernels::run,
     },
     Workload {
         name: "list",

@@ -7,6 +7,7 @@ mod ept;
 mod fig11;
 mod fig7;
 mod grant;
+mod kernels;
 mod mmap;
 mod moves;
 mod n1527;
@@ -56,6 +57,7 @@ enum Bench {
     Batch(batch::Args),
     Ept(ept::Args),
     Grant(grant::Args),
+    Kernels(kernels::Args),
     Mmap(mmap::Args),
     N1527(n1527::Args),
     Native(native::Args),
@@ -74,7 +76,12 @@ impl Bench {
     const fn starts_processes(&self) -> bool {
         matches!(
             self,
-            Self::Fig11(_) | Self::Native(_) | Self::Pagefile(_) | Self::Snapshot(_) | Self::Table1(_)
+            Self::Fig11(_)
+                | Self::Kernels(_)
+                | Self::Native(_)
+                | Self::Pagefile(_)
+                | Self::Snapshot(_)
+                | Self::Table1(_)
         )
     }
 
@@ -88,6 +95,7 @@ impl Bench {
             Self::Batch(args) => (&args.common.json, Vec::new()),
             Self::Ept(args) => (&args.options.json, Vec::new()),
             Self::Grant(args) => (&args.options.json, Vec::new()),
+            Self::Kernels(args) => (&args.options.json, Vec::new()),
             Self::Mmap(args) => (&args.common.json, Vec::new()),
             Self::N1527(args) => (&args.options.json, Vec::new()),
             Self::Native(_) => (&None, Vec::new()),
@@ -122,6 +130,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Ept(args) => conclude(ept::run(args), calls::BenchError::is_a_series_fault),
         Bench::Grant(args) => conclude(grant::run(args), calls::BenchError::is_a_series_fault),
+        Bench::Kernels(args) => conclude(kernels::run(args), calls::BenchError::is_a_series_fault),
         Bench::Mmap(args) => conclude(mmap::run(args), calls::BenchError::is_a_series_fault),
         Bench::N1527(args) => conclude(n1527::run(args), calls::BenchError::is_a_series_fault),
         Bench::Native(args) => conclude(native::run(args), calls::BenchError::is_a_series_fault),

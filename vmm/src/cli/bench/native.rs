@@ -1,4 +1,4 @@
-//! Series in processes of their own: this program again, as `vmm bench native BENCH SERIES BYTES`, which does a
+//! Series in processes of their own: this program again, as `vmm bench native BENCH SERIES LARGEST`, which does a
 //! round for each line that it is told ([`benches::apart`]). So it has no guest, and no other series' memory.
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use benches::apart::{Answer, COUNT, WARM};
 use benches::samples::Outcome;
-use benches::{fig11, peers, table1, timing};
+use benches::{fig11, kernels, peers, table1, timing};
 use umpa_abi::record::name;
 
 use super::calls::BenchError;
@@ -20,16 +20,17 @@ pub(super) struct Args {
     bench: String,
     /// The series.
     series: String,
-    /// Bytes of its largest block.
-    largest_bytes: u64,
+    /// How large its work is at most: bytes of a block, or elements.
+    largest: u64,
 }
 
 /// Does rounds until there are no more lines on standard input.
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
     let served = match args.bench.as_str() {
-        "fig11" => fig11::rounds(&args.series, args.largest_bytes, commands, answers),
-        "table1" => table1::rounds(&args.series, args.largest_bytes, commands, answers),
+        "fig11" => fig11::rounds(&args.series, args.largest, commands, answers),
+        "kernels" => kernels::rounds(&args.series, args.largest, commands, answers),
+        "table1" => table1::rounds(&args.series, args.largest, commands, answers),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
     served.map_err(|source| BenchError::Run(RoundError::Native { name: "native", source: source.into() }))
@@ -46,9 +47,9 @@ pub(super) struct Apart {
 
 impl Apart {
     /// Starts it.
-    fn start(bench: &str, name: &'static str, largest_bytes: u64) -> io::Result<Self> {
+    fn start(bench: &str, name: &'static str, largest: u64) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bench", "native", bench, name, &largest_bytes.to_string()]);
+        command.args(["bench", "native", bench, name, &largest.to_string()]);
         for (variable, value) in peers::environment(name) {
             match value {
                 Some(value) => command.env(variable, value),
@@ -87,10 +88,10 @@ impl Apart {
 pub(super) fn series<'a>(
     bench: &str,
     names: impl IntoIterator<Item = &'static str>,
-    largest_bytes: u64,
+    largest: u64,
 ) -> Result<Vec<Box<dyn Contender + 'a>>, BenchError> {
     let start = |name| {
-        let started = Apart::start(bench, name, largest_bytes);
+        let started = Apart::start(bench, name, largest);
         let series = started.map_err(|source| RoundError::Native { name, source: source.into() })?;
         Ok(Box::new(series) as Box<dyn Contender>)
     };
