@@ -2,6 +2,7 @@
 //!
 //! - [`belady`]: the fewest page-ins that any policy can have.
 //! - [`swapped`]: the working set of `pagefile` in a process that Linux swaps.
+//! - [`in_c`]: an independent C program of the same work, to see that the native series are no slower than they need be.
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
 //! - [`chase`]: memory of a process to chase pointers in.
@@ -43,6 +44,7 @@ pub mod fig11;
 pub mod forked;
 pub mod giveback;
 pub mod grants;
+pub mod in_c;
 pub mod kernels;
 pub mod linux;
 pub mod lists;
