@@ -11,6 +11,9 @@ use std::ptr::NonNull;
 
 use allocator_api2::alloc::{AllocError, Allocator};
 use mimalloc::MiMalloc;
+use snmalloc_rs::SnMalloc;
+#[cfg(feature = "tcmalloc")]
+use tcmalloc_better::TCMalloc;
 use tikv_jemallocator::Jemalloc;
 use umpa_abi::record::Sample;
 use work::kernels::{KernelError, Plain, round};
@@ -99,6 +102,9 @@ fn kernels(
         Peer::Glibc => round(&Plain(Of(System)), series, elements, number, report, nothing),
         Peer::Jemalloc => round(&Plain(Of(Jemalloc)), series, elements, number, report, nothing),
         Peer::Mimalloc => round(&Plain(Of(MiMalloc)), series, elements, number, report, nothing),
+        Peer::Snmalloc => round(&Plain(Of(SnMalloc)), series, elements, number, report, nothing),
+        #[cfg(feature = "tcmalloc")]
+        Peer::Tcmalloc => round(&Plain(Of(TCMalloc)), series, elements, number, report, nothing),
     }
 }
 

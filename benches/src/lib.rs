@@ -10,7 +10,8 @@
 //! - [`micro`]: rows that explain themselves, as table and JSON.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
 //! - [`apart`]: native series in processes of their own; [`table1`]: blocks touched page by page there.
-//! - [`peers`]: the allocators that programs use; [`fig11`]: blocks resized by them and by Linux.
+//! - [`peers`]: the allocators that programs use; [`fig11`]: blocks resized by them and by Linux;
+//!   [`fig9`]: random work on them, and on dlmalloc.
 //! - [`paper`]: what the paper measured.
 //! - [`giveback`]: giving memory back natively.
 //! - [`grants`]: memory that comes and goes natively, run by run.
@@ -41,6 +42,7 @@ pub mod compare;
 pub mod counts;
 pub mod driver;
 pub mod fig11;
+pub mod fig9;
 pub mod forked;
 pub mod giveback;
 pub mod grants;

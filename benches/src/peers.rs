@@ -5,6 +5,8 @@
 //! | `glibc` | mallopt: no mmap for large blocks, no trimming |
 //! | `jemalloc` | no decay of dirty and muzzy pages |
 //! | `mimalloc` | no purge |
+//! | `snmalloc` | itself: it has no setting ([`ABSENT`]) |
+//! | `tcmalloc` | itself, as nobody runs its background actions; with the feature `tcmalloc` |
 //!
 //! Settings are a process's: a series has one of its own ([`apart`](crate::apart)), begun with [`environment`] and
 //! [`settle_in`].
@@ -13,11 +15,39 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use mimalloc::MiMalloc;
+use snmalloc_rs::SnMalloc;
+#[cfg(feature = "tcmalloc")]
+use tcmalloc_better::TCMalloc;
 use tikv_jemallocator::Jemalloc;
 
 /// All of them.
-pub const NAMES: [&str; 6] =
-    ["glibc", "glibc-retain", "jemalloc", "jemalloc-retain", "mimalloc", "mimalloc-retain"];
+#[cfg(not(feature = "tcmalloc"))]
+pub const NAMES: [&str; 7] =
+    ["glibc", "glibc-retain", "jemalloc", "jemalloc-retain", "mimalloc", "mimalloc-retain", "snmalloc"];
+/// All of them.
+#[cfg(feature = "tcmalloc")]
+pub const NAMES: [&str; 8] = [
+    "glibc",
+    "glibc-retain",
+    "jemalloc",
+    "jemalloc-retain",
+    "mimalloc",
+    "mimalloc-retain",
+    "snmalloc",
+    "tcmalloc",
+];
+
+/// What isn't among them, and why.
+pub const ABSENT: &[(&str, &str)] = &[
+    ("snmalloc-retain", "there is no such setting: on Linux snmalloc keeps what it has as it comes"),
+    #[cfg(not(feature = "tcmalloc"))]
+    (
+        "tcmalloc",
+        "not built in: two minutes of C++; `cargo build --release -p vmm --features tcmalloc` has it (crate tcmalloc-better)",
+    ),
+    #[cfg(feature = "tcmalloc")]
+    ("tcmalloc-retain", "there is no such setting: without its background thread tcmalloc keeps what it has"),
+];
 
 /// Ends the name of one that keeps its memory.
 const RETAIN: &str = "-retain";
@@ -54,6 +84,11 @@ pub enum Peer {
     Jemalloc,
     /// By way of `mimalloc`.
     Mimalloc,
+    /// By way of `snmalloc-rs`.
+    Snmalloc,
+    /// By way of `tcmalloc-better`.
+    #[cfg(feature = "tcmalloc")]
+    Tcmalloc,
 }
 
 impl Peer {
@@ -64,6 +99,9 @@ impl Peer {
         Some(match name.strip_suffix(RETAIN).unwrap_or(name) {
             "glibc" => Self::Glibc,
             "jemalloc" => Self::Jemalloc,
+            "snmalloc" => Self::Snmalloc,
+            #[cfg(feature = "tcmalloc")]
+            "tcmalloc" => Self::Tcmalloc,
             _ => Self::Mimalloc,
         })
     }
@@ -78,6 +116,9 @@ impl Peer {
                 Self::Glibc => System.alloc(layout),
                 Self::Jemalloc => Jemalloc.alloc(layout),
                 Self::Mimalloc => MiMalloc.alloc(layout),
+                Self::Snmalloc => SnMalloc.alloc(layout),
+                #[cfg(feature = "tcmalloc")]
+                Self::Tcmalloc => TCMalloc.alloc(layout),
             }
         }
     }
@@ -94,6 +135,9 @@ impl Peer {
                 Self::Glibc => System.dealloc(block, layout),
                 Self::Jemalloc => Jemalloc.dealloc(block, layout),
                 Self::Mimalloc => MiMalloc.dealloc(block, layout),
+                Self::Snmalloc => SnMalloc.dealloc(block, layout),
+                #[cfg(feature = "tcmalloc")]
+                Self::Tcmalloc => TCMalloc.dealloc(block, layout),
             }
         }
     }
@@ -113,6 +157,9 @@ impl Peer {
                 Self::Glibc => System.realloc(block, layout, new),
                 Self::Jemalloc => Jemalloc.realloc(block, layout, new),
                 Self::Mimalloc => MiMalloc.realloc(block, layout, new),
+                Self::Snmalloc => SnMalloc.realloc(block, layout, new),
+                #[cfg(feature = "tcmalloc")]
+                Self::Tcmalloc => TCMalloc.realloc(block, layout, new),
             }
         }
     }

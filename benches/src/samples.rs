@@ -7,6 +7,7 @@
 //!  "series": [{"name", "unit": "cycles", "points": [{"work", "bin_bytes", "ops", "pages", "n", "q1", "median", "q3"}],
 //!              "counters": {…}}],
 //!  "targets": [{"target", "found", "met"}],
+//!  "absent": {SERIES: WHY},
 //!  "published": …}
 //! ```
 //!
@@ -119,6 +120,9 @@ pub struct Record {
     /// Whether it is as fast as it has to be.
     #[serde(rename = "targets")]
     pub verdicts: Vec<Verdict>,
+    /// Series that one would look for, and why they aren't there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    absent: BTreeMap<&'static str, &'static str>,
     /// What others published about the same work.
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<Value>,
@@ -156,7 +160,8 @@ impl Record {
             counters: outcome.counters.clone(),
         });
         let (series, verdicts) = (series.collect(), Vec::new());
-        let mut record = Self { bench, host, params, series, verdicts, published: None, timing_is_real };
+        let (absent, published) = (BTreeMap::new(), None);
+        let mut record = Self { bench, host, params, series, verdicts, absent, published, timing_is_real };
         record.verdicts = targets.iter().filter_map(|target| record.judge(target)).collect();
         Ok(record)
     }
@@ -182,6 +187,11 @@ impl Record {
     #[must_use]
     pub fn median_by(&self, series: &str, work: &str, bin_bytes: u64, per: Per) -> Option<f64> {
         self.series(series)?.row(work, bin_bytes)?.median_by(per)
+    }
+
+    /// Says why a series isn't there.
+    pub fn leave_out(&mut self, series: &'static str, why: &'static str) {
+        self.absent.insert(series, why);
     }
 
     /// Keeps what others published beside the result.
@@ -423,9 +433,13 @@ mod tests {
     #[test]
     fn what_others_published_is_kept_beside() {
         let mut record = record(true);
+        assert!(serde_json::to_value(&record).unwrap().get("absent").is_none());
+        record.leave_out("windows", "another system");
         record.publish(Value::from(2847));
         let json: Value = serde_json::from_str(&record.to_json().unwrap()).unwrap();
         assert_eq!(json["published"], 2847);
+        assert_eq!(json["absent"]["windows"], "another system");
+        assert!(record.ending().contains("absent\n  windows: another system\n"));
         assert_eq!(record.median_by("umpa", "munmap", 1 << 20, Per::Operation), Some(150.0));
     }
 

@@ -55,7 +55,7 @@ fn kernels_come_to_the_same_with_every_memory() {
     assert!(counter(1, "resized_in_place") > counter(0, "resized_in_place"), "{json}");
     if json["params"]["timing_is_real"].as_bool().expect("it is told") {
         let peers = ["glibc", "glibc-retain", "jemalloc", "jemalloc-retain", "mimalloc", "mimalloc-retain"];
-        assert_eq!(names[2..], peers);
+        assert!(names[2..].starts_with(&peers), "{names:?}");
         for peer in 2..8 {
             assert!(counter(peer, "peak_bytes") >= least / 2, "{json}");
         }

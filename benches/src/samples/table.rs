@@ -41,10 +41,16 @@ pub(super) fn heading(record: &Record) -> String {
     text
 }
 
-/// Counters and targets.
+/// Counters, series that aren't there, and targets.
 pub(super) fn ending(record: &Record) -> String {
     let mut text = String::new();
     counters(&mut text, record);
+    if !record.absent.is_empty() {
+        let _ = writeln!(text, "\nabsent");
+    }
+    for (series, why) in &record.absent {
+        let _ = writeln!(text, "  {series}: {why}");
+    }
     if !record.verdicts.is_empty() {
         let _ = writeln!(text, "\ntargets (mode {})", record.host.mmu_mode);
         record.verdicts.iter().for_each(|found| verdict(&mut text, found));

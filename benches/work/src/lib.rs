@@ -6,6 +6,7 @@
 //! - [`bins`]: the power-of-two bins.
 //! - [`raw`]: the clock, the bytes of the blocks, the calls of the allocator.
 //! - [`fig7`]: Figures 7 and 8 of the paper.
+//! - [`fig9`]: Figures 9 and 10: a general allocator under random work, small blocks and large ones.
 //! - [`table1`]: Table 1 and Figures 5 and 6: one block after the other, touched.
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
@@ -39,6 +40,7 @@ pub mod chase;
 pub mod conformance;
 pub mod family;
 pub mod fig7;
+pub mod fig9;
 pub mod grants;
 pub mod holes;
 pub mod kernels;

@@ -16,8 +16,8 @@ use crate::chase::{Chain, UNIT_BYTES};
 /// An allocator under test.
 ///
 /// # Safety
-/// `alloc` returns a block of at least `bytes` writable bytes that begins at a multiple of 4 KiB,
-/// overlaps nothing else that is in use, and stays so until it is freed.
+/// `alloc` returns a block of at least `bytes` writable bytes that overlaps nothing else that is in use, and
+/// stays so until it is freed. Page allocators' blocks begin at a page, those of others anywhere.
 pub unsafe trait Blocks {
     /// The series, as records and reports name it: letters, digits, `-`, `_`, `.`; at most 24 bytes.
     fn name(&self) -> &'static str;
@@ -128,14 +128,14 @@ unsafe fn timed_free<B: Blocks>(blocks: &mut B, block: NonNull<u8>, bytes: u64) 
 }
 
 /// # Safety
-/// `block` is the start of `pages * 4096 - 4095` or more writable bytes.
+/// `block` is the start of `(steps - 1) * stride_bytes + 1` or more writable bytes.
 #[inline(never)]
-unsafe fn timed_traversal(block: NonNull<u8>, pages: u64, mut pattern: Pattern) -> u64 {
+unsafe fn timed_traversal(block: NonNull<u8>, steps: u64, stride_bytes: u64, mut pattern: Pattern) -> u64 {
     let start_cycles = tsc_cycles();
-    for page in 0..pages {
+    for step in 0..steps {
         let byte = pattern.next_byte();
-        // SAFETY: the caller's; the first byte of page `page` is byte `page * 4096` of the block.
-        unsafe { block.add((page * PAGE_BYTES) as usize).write_volatile(byte) };
+        // SAFETY: the caller's.
+        unsafe { block.add((step * stride_bytes) as usize).write_volatile(byte) };
     }
     tsc_cycles().wrapping_sub(start_cycles)
 }
@@ -162,7 +162,8 @@ impl Null {
                 let block = NonNull::dangling();
                 alloc_cycles += timed_alloc(&mut Nothing, black_box(op)).1;
                 // SAFETY: no page, no byte.
-                traverse_cycles += unsafe { timed_traversal(block, black_box(0), Pattern::of_block(op)) };
+                traverse_cycles +=
+                    unsafe { timed_traversal(block, black_box(0), PAGE_BYTES, Pattern::of_block(op)) };
                 // SAFETY: `Nothing` does nothing with it.
                 free_cycles += unsafe { timed_free(&mut Nothing, block, black_box(op)) };
             }
@@ -194,13 +195,26 @@ impl Null {
 pub(crate) struct Ring<'r, B: Blocks> {
     blocks: B,
     slots: &'r mut [Slot],
+    /// From one byte that is written to the next.
+    stride_bytes: u64,
 }
 
 impl<'r, B: Blocks> Ring<'r, B> {
     /// Empties the slots: what an earlier ring left in them belongs to another allocator.
     pub(crate) fn new(blocks: B, slots: &'r mut [Slot]) -> Self {
         slots.fill(Slot::EMPTY);
-        Self { blocks, slots }
+        Self { blocks, slots, stride_bytes: PAGE_BYTES }
+    }
+
+    /// Blocks are from now on traversed with a byte every `stride_bytes`.
+    pub(crate) fn set_stride(&mut self, stride_bytes: u64) {
+        debug_assert!(stride_bytes > 0 && self.slots.iter().all(|slot| slot.block.is_none()));
+        self.stride_bytes = stride_bytes.max(1);
+    }
+
+    /// Bytes that are written of a block.
+    pub(crate) const fn steps(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.stride_bytes)
     }
 
     pub(crate) fn allocator(&mut self) -> &mut B {
@@ -225,11 +239,11 @@ impl<'r, B: Blocks> Ring<'r, B> {
         Some(cycles)
     }
 
-    /// Writes one byte to each page of the block at `at`; cycles (0 without a block).
+    /// Writes one byte to each page (or stride) of the block at `at`; cycles (0 without a block).
     pub(crate) fn traverse(&mut self, at: usize) -> u64 {
         let Some(&Slot { block: Some(block), bytes, number, .. }) = self.slots.get(at) else { return 0 };
-        // SAFETY: the block is live and has `bytes` bytes, so its last page begins within it.
-        unsafe { timed_traversal(block, bytes.div_ceil(PAGE_BYTES), Pattern::of_block(number)) }
+        // SAFETY: the block is live and has `bytes` bytes, so its last stride begins within it.
+        unsafe { timed_traversal(block, self.steps(bytes), self.stride_bytes, Pattern::of_block(number)) }
     }
 
     /// Reads the bytes back; how many are wrong.
@@ -237,9 +251,9 @@ impl<'r, B: Blocks> Ring<'r, B> {
         let Some(&Slot { block: Some(block), bytes, number, .. }) = self.slots.get(at) else { return 0 };
         let mut pattern = Pattern::of_block(number);
         let mut wrong_bytes = 0;
-        for page in 0..bytes.div_ceil(PAGE_BYTES) {
-            // SAFETY: the block is live, and the page begins within it.
-            let byte = unsafe { block.add((page * PAGE_BYTES) as usize).read_volatile() };
+        for step in 0..self.steps(bytes) {
+            // SAFETY: the block is live, and the stride begins within it.
+            let byte = unsafe { block.add((step * self.stride_bytes) as usize).read_volatile() };
             wrong_bytes += u64::from(byte != pattern.next_byte());
         }
         wrong_bytes

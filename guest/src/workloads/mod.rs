@@ -22,6 +22,7 @@ mod exit;
 mod faults;
 mod fig11;
 mod fig7;
+mod fig9;
 mod flush;
 mod flushes;
 mod fuzz;
@@ -169,6 +170,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "fig7",
         description: "[key=value …] the paper's Figure 7/8 work, for `vmm bench fig7`",
         run: fig7::run,
+    },
+    Workload {
+        name: "fig9",
+        description: "SERIES BLOCKS random work on a heap, small blocks and large, for `vmm bench fig9`",
+        run: fig9::run,
     },
     Workload {
         name: "flush",

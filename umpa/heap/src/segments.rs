@@ -44,7 +44,7 @@ struct Window {
 /// See the [module](self).
 pub(crate) struct Segments<'u, 'a, M: Machine> {
     umpa: RefCell<&'u mut Umpa<'a, M>>,
-    windows: Cell<[Option<Window>; WINDOWS_MAX]>,
+    windows: [Cell<Option<Window>>; WINDOWS_MAX],
     /// The window that grows.
     newest: Cell<usize>,
     reserve_bytes: u64,
@@ -57,7 +57,7 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
     pub(crate) fn new(umpa: &'u mut Umpa<'a, M>, reserve_bytes: u64) -> Self {
         Self {
             umpa: RefCell::new(umpa),
-            windows: Cell::new([None; WINDOWS_MAX]),
+            windows: [const { Cell::new(None) }; WINDOWS_MAX],
             newest: Cell::new(0),
             reserve_bytes,
             keep: Cell::new(false),
@@ -72,7 +72,7 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
     /// Ends all windows, and returns the page allocator.
     pub(crate) fn into_umpa(self) -> &'u mut Umpa<'a, M> {
         let umpa = self.umpa.into_inner();
-        for window in self.windows.get().into_iter().flatten() {
+        for window in self.windows.into_iter().filter_map(Cell::into_inner) {
             let freed = umpa.userpage_free(Gva::new(window.base));
             debug_assert!(freed.is_ok(), "{freed:?}");
         }
@@ -81,16 +81,15 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
 
     /// The segment that holds the address.
     pub(crate) fn segment_holding(&self, address: u64) -> Option<Range<u64>> {
-        let holds = |window: &&Window| address.wrapping_sub(window.base) < window.used_bytes;
-        let windows = self.windows.get();
-        let newest = windows[self.newest.get()].as_ref().filter(holds);
-        let window = newest.or_else(|| windows.iter().flatten().find(holds))?;
+        let holds = |window: &Window| address.wrapping_sub(window.base) < window.used_bytes;
+        let newest = self.windows[self.newest.get()].get().filter(holds);
+        let window = newest.or_else(|| self.windows().find(holds))?;
         Some(window.base..window.base + window.used_bytes)
     }
 
     /// True when a window begins there.
     pub(crate) fn has_window_at(&self, base: u64) -> bool {
-        self.windows.get().iter().flatten().any(|window| window.base == base)
+        self.windows().any(|window| window.base == base)
     }
 
     /// Whether the slack may grow without limit.
@@ -100,21 +99,26 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
 
     /// Bytes backed for dlmalloc.
     pub(crate) fn backed_bytes(&self) -> u64 {
-        self.windows.get().iter().flatten().map(|window| window.backed_bytes).sum()
+        self.windows().map(|window| window.backed_bytes).sum()
+    }
+
+    fn windows(&self) -> impl Iterator<Item = Window> {
+        self.windows.iter().filter_map(Cell::get)
     }
 
     fn set_window(&self, number: usize, window: Option<Window>) {
-        let mut windows = self.windows.get();
-        windows[number] = window;
-        self.windows.set(windows);
+        self.windows[number].set(window);
     }
 
     /// The number of the window at `base`.
     fn window_at(&self, base: *mut u8) -> Option<(usize, Window)> {
         let base = base.expose_provenance() as u64;
-        let windows = self.windows.get();
-        let number = windows.iter().position(|window| window.is_some_and(|window| window.base == base))?;
-        windows[number].map(|window| (number, window))
+        let found = |(number, window): (usize, &Cell<_>)| Some((number, Cell::get(window)?));
+        self.windows
+            .iter()
+            .enumerate()
+            .filter_map(found)
+            .find(|(_, window): &(_, Window)| window.base == base)
     }
 
     /// What can be used of a window.
@@ -144,7 +148,7 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
 
     /// A new window, without memory.
     fn open(&self) -> Option<(usize, Window)> {
-        let number = self.windows.get().iter().position(Option::is_none)?;
+        let number = self.windows.iter().position(|window| window.get().is_none())?;
         let base = self.umpa().userpage_reserve(self.reserve_bytes).ok()?.get();
         let window = Window { base, used_bytes: 0, backed_bytes: 0 };
         self.set_window(number, Some(window));
@@ -157,7 +161,7 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
             return None;
         }
         let newest = self.newest.get();
-        let start = match self.windows.get()[newest] {
+        let start = match self.windows[newest].get() {
             Some(window) if bytes <= self.room_bytes() - window.used_bytes => {
                 self.extend(newest, window, bytes)?
             }

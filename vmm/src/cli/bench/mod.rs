@@ -6,6 +6,7 @@ mod calls;
 mod ept;
 mod fig11;
 mod fig7;
+mod fig9;
 mod grant;
 mod kernels;
 mod mmap;
@@ -54,6 +55,7 @@ enum Bench {
     Fig11(fig11::Args),
     All(all::Args),
     Fig7(fig7::Args),
+    Fig9(fig9::Args),
     Batch(batch::Args),
     Ept(ept::Args),
     Grant(grant::Args),
@@ -77,6 +79,7 @@ impl Bench {
         matches!(
             self,
             Self::Fig11(_)
+                | Self::Fig9(_)
                 | Self::Kernels(_)
                 | Self::Native(_)
                 | Self::Pagefile(_)
@@ -92,6 +95,7 @@ impl Bench {
             // It makes no guest; what it starts locks itself in.
             Self::All(_) => return Vec::new(),
             Self::Fig7(args) => (&args.json, Vec::new()),
+            Self::Fig9(args) => (&args.options.json, Vec::new()),
             Self::Batch(args) => (&args.common.json, Vec::new()),
             Self::Ept(args) => (&args.options.json, Vec::new()),
             Self::Grant(args) => (&args.options.json, Vec::new()),
@@ -127,6 +131,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Fig11(args) => conclude(fig11::run(args), calls::BenchError::is_a_series_fault),
         Bench::All(args) => all::run(args),
         Bench::Fig7(args) => conclude(fig7::run(args), fig7::BenchError::is_a_series_fault),
+        Bench::Fig9(args) => conclude(fig9::run(args), calls::BenchError::is_a_series_fault),
         Bench::Batch(args) => conclude(batch::run(args), calls::BenchError::is_a_series_fault),
         Bench::Ept(args) => conclude(ept::run(args), calls::BenchError::is_a_series_fault),
         Bench::Grant(args) => conclude(grant::run(args), calls::BenchError::is_a_series_fault),

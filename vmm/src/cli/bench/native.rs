@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use benches::apart::{Answer, COUNT, WARM};
 use benches::samples::Outcome;
-use benches::{fig11, kernels, peers, table1, timing};
+use benches::{fig9, fig11, kernels, peers, table1, timing};
 use umpa_abi::record::name;
 
 use super::calls::BenchError;
@@ -20,7 +20,7 @@ pub(super) struct Args {
     bench: String,
     /// The series.
     series: String,
-    /// How large its work is at most: bytes of a block, or elements.
+    /// How large its work is at most: bytes of a block, elements, or blocks.
     largest: u64,
 }
 
@@ -29,6 +29,7 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
     let served = match args.bench.as_str() {
         "fig11" => fig11::rounds(&args.series, args.largest, commands, answers),
+        "fig9" => fig9::rounds(&args.series, args.largest, commands, answers),
         "kernels" => kernels::rounds(&args.series, args.largest, commands, answers),
         "table1" => table1::rounds(&args.series, args.largest, commands, answers),
         _ => Err(io::ErrorKind::NotFound.into()),
