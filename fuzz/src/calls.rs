@@ -249,6 +249,7 @@ impl Guest {
             Served::Resume if acts(Op::Report) => self.reported(payload, status, records_added),
             Served::Resume if acts(Op::Answer) => self.answered(payload, status, header.args[0]),
             Served::Resume => assert!(!acts(Op::Console) && !acts(Op::Pause)),
+            Served::Short { .. } => panic!("a call without an answer"),
             Served::Text(text) => {
                 assert!(acts(Op::Console));
                 printable(&text);

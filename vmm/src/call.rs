@@ -56,6 +56,11 @@ pub enum CallError {
 pub enum Served {
     /// The guest goes on.
     Resume,
+    /// Nothing has happened yet: the pool hasn't so many frames now. Whoever has waited for them tries again.
+    Short {
+        /// How many.
+        frames: u64,
+    },
     /// This text goes to its console, then the guest goes on.
     Text(String),
     /// It has written and reported more than it may.
@@ -67,6 +72,17 @@ pub enum Served {
     },
     /// The guest has ended.
     Exited(ExitCode),
+}
+
+/// Which attempt at serving a call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The first; it may be [`Served::Short`].
+    First,
+    /// One more, which may be so too.
+    Again,
+    /// The last after others: the guest gets its answer.
+    Last,
 }
 
 /// One guest's hypercalls.
@@ -134,11 +150,29 @@ impl Server {
         Gpa::new(self.areas.get().saturating_add(vcpu.saturating_mul(CALL_AREA_BYTES)))
     }
 
-    /// Serves the call that is in a vCPU's call area.
+    /// Serves the call that is in a vCPU's call area, without waiting for anything.
     ///
     /// # Errors
     /// [`CallError`]: the guest can't go on.
     pub fn serve(&mut self, vcpu: u64, ram: &GuestRam, ledger: &mut Ledger) -> Result<Served, CallError> {
+        match self.attempt(vcpu, ram, ledger, Attempt::First)? {
+            Served::Short { .. } => self.attempt(vcpu, ram, ledger, Attempt::Last),
+            served => Ok(served),
+        }
+    }
+
+    /// The same, up to where frames of a pool are waited for. The guest may have changed the call when it is tried
+    /// again; then another is served.
+    ///
+    /// # Errors
+    /// [`CallError`]: the guest can't go on.
+    pub fn attempt(
+        &mut self,
+        vcpu: u64,
+        ram: &GuestRam,
+        ledger: &mut Ledger,
+        attempt: Attempt,
+    ) -> Result<Served, CallError> {
         let area = self.area(vcpu);
         let mut header = [0; HEADER];
         ram.read(area, &mut header)?;
@@ -147,9 +181,12 @@ impl Server {
             Ok(header) => {
                 let mut payload = vec![0; header.in_bytes as usize];
                 ram.read(Gpa::new(area.get().saturating_add(HEADER as u64)), &mut payload)?;
-                self.act(&header, &payload, ram, ledger)?
+                self.act(&header, &payload, ram, ledger, attempt)?
             }
         };
+        if matches!(reply.served, Served::Short { .. }) {
+            return Ok(reply.served);
+        }
         answer(area, ram, &header, &reply)?;
         Ok(reply.served)
     }
@@ -175,9 +212,12 @@ impl Server {
         payload: &[u8],
         ram: &GuestRam,
         ledger: &mut Ledger,
+        attempt: Attempt,
     ) -> Result<Reply, CallError> {
         let Ok(op) = Op::try_from(header.op) else { return Ok(Reply::status(Status::UnknownOp)) };
-        self.calls.count(op);
+        if attempt == Attempt::First {
+            self.calls.count(op);
+        }
         let [first, ..] = header.args;
         if op == Op::Hello {
             if first != u64::from(ABI_VERSION) {
@@ -193,7 +233,7 @@ impl Server {
             Op::Hello => Ok(Reply::status(Status::Ok)),
             Op::Console => Ok(self.print(payload)),
             Op::Report => Ok(self.report(payload)),
-            Op::Exchange => exchange(payload, ram, ledger, &self.requests),
+            Op::Exchange => exchange(payload, ram, ledger, &self.requests, attempt),
             Op::Answer => Ok(self.answer_request(payload)),
             Op::Pause => Ok(Reply { served: Served::Paused { tag: first }, ..Reply::status(Status::Ok) }),
             Op::Exit => match u32::try_from(first).ok().map(ExitCode::try_from) {
@@ -265,6 +305,7 @@ fn exchange(
     ram: &GuestRam,
     ledger: &mut Ledger,
     requests: &Requests,
+    attempt: Attempt,
 ) -> Result<Reply, CallError> {
     let Some((request, give)) = decode_exchange(payload) else {
         return Ok(Reply::status(Status::BadPayload));
@@ -272,7 +313,10 @@ fn exchange(
     let policy = request.policy();
     let mut plan = ledger.exchange(&give, request.want_pages, policy, EXTENTS_MAX);
     if plan.shortfall == Shortfall::None || policy == Policy::Partial {
-        grant::apply(ram, ledger, &mut plan, policy)?;
+        let frames = grant::apply(ram, ledger, &mut plan, policy)?;
+        if frames > 0 && attempt != Attempt::Last {
+            return Ok(Reply { served: Served::Short { frames }, ..Reply::status(Status::Ok) });
+        }
     }
     if request.answers != 0 {
         let granted_frames = plan.granted.iter().map(Extent::frames).sum();

@@ -48,11 +48,17 @@ pub struct GrantError {
 }
 
 /// Carries `plan` out; `ledger` has planned it. Where the host has no memory, or the pool that `ledger` draws on
-/// no frames, `plan` and `ledger` are changed to what has happened and the shortfall says so.
+/// no frames, `plan` and `ledger` are changed to what has happened and the shortfall says so. Returns how many frames
+/// the pool would have needed, if nothing has happened for lack of them.
 ///
 /// # Errors
 /// [`GrantError`] when the host can't undo what it began; the guest can't run on then.
-pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Policy) -> Result<(), GrantError> {
+pub fn apply(
+    ram: &GuestRam,
+    ledger: &mut Ledger,
+    plan: &mut Plan,
+    policy: Policy,
+) -> Result<u64, GrantError> {
     let share = ledger.share().cloned();
     let share = share.as_deref();
     let all_granted = merged(plan.granted.iter().map(range).collect());
@@ -63,7 +69,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         && share.claim(fresh_frames).is_err()
     {
         abandon(ledger, plan, Shortfall::Pool);
-        return Ok(());
+        return Ok(fresh_frames);
     }
     let unclaim = |frames| share.into_iter().for_each(|share| share.unclaim(frames));
 
@@ -80,9 +86,10 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
                 unclaim(fresh_frames);
             }
             abandon(ledger, plan, Shortfall::HostMemory);
-            return Ok(());
+            return Ok(0);
         }
     }
+    let mut short_frames = 0;
     if policy == Policy::Partial {
         part(ram, share, &leaving)?;
         if let Some(share) = share {
@@ -90,6 +97,8 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             if claimed_frames < fresh_frames {
                 share.unclaim(claimed_frames.saturating_sub(trim(ledger, plan, claimed_frames)));
                 plan.shortfall = Shortfall::Pool;
+                let is_nothing = claimed_frames == 0 && plan.taken.is_empty();
+                short_frames = if is_nothing { fresh_frames.min(share.others_spare()) } else { 0 };
             }
         }
     }
@@ -112,7 +121,7 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
             }
             unclaim(fresh_frames);
             abandon(ledger, plan, Shortfall::HostMemory);
-            return Ok(());
+            return Ok(0);
         }
         let wanting: Vec<_> = fresh_groups.iter().skip(index).map(|(_, frames)| frames.clone()).collect();
         unclaim(frames_in(&subtract(&merged(wanting), &plan.taken)));
@@ -128,7 +137,8 @@ pub fn apply(ram: &GuestRam, ledger: &mut Ledger, plan: &mut Plan, policy: Polic
         // Behind the last frame there is none.
         let _ = ram.populate(frames.end..frames.end.saturating_add(1));
     }
-    finish(ram, share, plan, policy, &leaving)
+    finish(ram, share, plan, policy, &leaving)?;
+    Ok(short_frames)
 }
 
 /// A hole, in test builds; what keeps frames out of reach is mprotect then.

@@ -50,8 +50,21 @@ impl Guest {
     }
 
     fn patient(pool: &Arc<Pool>, minimum: u64, ring: Ring, mark: u64, patience: Duration) -> Self {
+        Self::with_vcpus(1, pool, minimum, ring, mark, patience)
+    }
+
+    /// Of several vCPUs.
+    fn with_vcpus(
+        vcpus: u64,
+        pool: &Arc<Pool>,
+        minimum: u64,
+        ring: Ring,
+        mark: u64,
+        patience: Duration,
+    ) -> Self {
         let host = Host::open().unwrap();
         let mut config = config(pool, minimum, ring, &["share", &mark.to_string()]);
+        config.vcpus = vcpus;
         config.pool = config.pool.map(|member| Membership { patience, ..member });
         let mut vm = Vm::new(&host, config).unwrap();
         assert_eq!(vm.run().unwrap(), Event::Paused { tag: 0 });
@@ -170,6 +183,54 @@ fn core_frames_go_where_they_are_needed() {
         has.ends_well();
         needs.ends_well();
     }
+}
+
+/// Both processors of one guest exchange with the pool, while another guest takes and returns all that it can get.
+#[test]
+fn two_processors_share_a_pool_with_another_guest() {
+    for (ring, times) in [(Ring::Three, 2000), (Ring::Zero, 40)] {
+        let pool = Pool::new(6);
+        let mut both = Guest::with_vcpus(2, &pool, 1, ring, 1, Duration::from_millis(1));
+        let mut other = Guest::new(&pool, 1, Ring::Three, 2);
+        let is_over = AtomicBool::new(false);
+        let taken = std::thread::scope(|scope| {
+            let taking = scope.spawn(|| {
+                let mut taken = 0;
+                while !is_over.load(Ordering::SeqCst) {
+                    let came = other.order(Order::Take(5)).unwrap().frames;
+                    assert_eq!(other.done(Order::Check), came);
+                    assert_eq!(other.done(Order::Give(came)), came);
+                    taken += came;
+                }
+                taken
+            });
+            let done = both.order(Order::Both(times));
+            is_over.store(true, Ordering::SeqCst);
+            let frames = done.unwrap().frames;
+            assert!(frames >= times, "its minimum is one frame: {frames}");
+            taking.join().unwrap()
+        });
+        assert!(taken > 0);
+        assert_eq!(counts(&pool), (6, 0));
+        both.ends_well();
+        other.ends_well();
+    }
+}
+
+/// An exchange that waits for the pool leaves the guest's other processors alone.
+#[test]
+fn calls_go_on_while_an_exchange_waits() {
+    let patience = Duration::from_secs(1);
+    let pool = Pool::new(10);
+    let mut keeps = Guest::new(&pool, 0, Ring::Three, 1);
+    assert_eq!(keeps.done(Order::TakeAll(10)), 10);
+    let mut waits = Guest::with_vcpus(2, &pool, 0, Ring::Three, 2, patience);
+    let begin = Instant::now();
+    let calls = waits.short(Order::Beside(1));
+    assert!(begin.elapsed() >= patience, "it hasn't waited");
+    assert!(calls > 100, "{calls} calls in a second");
+    keeps.ends_well();
+    waits.ends_well();
 }
 
 /// A guest that doesn't answer is passed over, and the exchange ends with its patience.

@@ -22,6 +22,11 @@ pub enum Order {
     Check,
     /// Reads the frame that it gave back last, through a translation that it hasn't flushed.
     Touch,
+    /// On two processors at once: takes two frames, writes and reads them, gives them back; so often.
+    Both(u64),
+    /// Asks for so many on another processor, all or nothing, and calls from the first until that has an answer:
+    /// how often is what it says as frames.
+    Beside(u64),
     /// Spins until it has been asked for frames this often, and gives what it is asked for.
     Serve(u64),
 }
@@ -37,6 +42,8 @@ impl Order {
             Self::Check => (4, 0),
             Self::Touch => (5, 0),
             Self::Serve(requests) => (6, requests),
+            Self::Both(times) => (7, times),
+            Self::Beside(frames) => (8, frames),
         };
         op << SHIFT | frames & FRAMES
     }
@@ -52,6 +59,8 @@ impl Order {
             (4, 0) => Self::Check,
             (5, 0) => Self::Touch,
             (6, _) => Self::Serve(frames),
+            (7, _) => Self::Both(frames),
+            (8, _) => Self::Beside(frames),
             _ => return None,
         })
     }
@@ -96,12 +105,14 @@ mod tests {
             Order::Check,
             Order::Touch,
             Order::Serve(3),
+            Order::Both(9),
+            Order::Beside(2),
         ];
         for order in orders {
             assert_ne!(order.answer(), 0);
             assert_eq!(Order::from_answer(order.answer()), Some(order));
         }
-        for answer in [0, 1, 4 << SHIFT | 1, 7 << SHIFT, u64::MAX] {
+        for answer in [0, 1, 4 << SHIFT | 1, 9 << SHIFT, u64::MAX] {
             assert_eq!(Order::from_answer(answer), None);
         }
         let done = Done { frames: 7, shortfall: Shortfall::Pool };

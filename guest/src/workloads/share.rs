@@ -12,7 +12,9 @@ use umpa_abi::share::{Done, FRAMES_MAX, Order};
 use umpa_abi::upcall::Request;
 
 use super::{Context, Failure, check};
+use crate::call::Hypervisor;
 use crate::machine::Machine;
+use crate::processors::{self, Processor};
 use crate::upcall::{Handler, scope};
 use crate::{call, mmu};
 
@@ -90,9 +92,58 @@ impl Handler for Held<'_> {
     }
 }
 
+/// What a processor brings that has found something wrong.
+const WRONG: u64 = u64::MAX;
+
+/// Takes two frames and gives them back, so often; how many came in all.
+fn come_and_go(hypervisor: &mut Hypervisor, times: u64, mark: u64) -> u64 {
+    let mut all = 0;
+    for _ in 0..times {
+        let (mut extents, mut count) = ([Extent::new(Frame::new(0), 1, PageSize::Size4K); 2], 0);
+        hypervisor.exchange(&[], [2, 0, 0], Policy::Partial, &mut |extent| {
+            if let Some(place) = extents.get_mut(count) {
+                *place = extent;
+            }
+            count += 1;
+        });
+        let Some(came) = extents.get(..count) else { return WRONG };
+        let frames =
+            || came.iter().flat_map(|extent| (0..extent.frames()).map(|at| extent.first().offset(at)));
+        for frame in frames() {
+            if mmu::find_other(frame, 0).is_some() {
+                return WRONG;
+            }
+            mmu::fill(frame, mark << 40 | frame.get());
+        }
+        let mut has_changed = false;
+        for frame in frames() {
+            has_changed |= mmu::find_other(frame, mark << 40 | frame.get()).is_some();
+            all += 1;
+        }
+        let gone = hypervisor.exchange(came, [0; 3], Policy::AllOrNothing, &mut |_| {});
+        if has_changed || gone.shortfall != Shortfall::None {
+            return WRONG;
+        }
+    }
+    all
+}
+
+fn comes_and_goes(processor: &mut Processor, times: u64) -> u64 {
+    come_and_go(&mut processor.hypervisor, times, 0xb0b)
+}
+
+fn asks(processor: &mut Processor, frames: u64) -> u64 {
+    let policy = Policy::AllOrNothing;
+    processor.hypervisor.exchange(&[], [frames, 0, 0], policy, &mut |_| {}).shortfall as u64
+}
+
 /// See the [module](self).
 pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let mark = context.number(1, 1)?;
+    let boot = context.boot;
+    let beside = |work, number| {
+        processors::start(boot, 1, work, number).map_err(|_| Failure::new("there is one processor"))
+    };
     let held = &mut Held {
         machine: &mut context.machine,
         frames: [Frame::new(0); FRAMES_MAX as usize],
@@ -123,6 +174,26 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
                 (held.served, held.given) = (0, 0);
                 scope(held, |held| while held.pause(|held| held.served) < requests {});
                 Done { frames: held.given, shortfall: Shortfall::None }
+            }
+            Some(Order::Both(times)) => {
+                let other = beside(comes_and_goes, times)?;
+                let ours = come_and_go(&mut held.machine.hypervisor, times, mark);
+                let theirs = other.join();
+                check(
+                    ours != WRONG && theirs != WRONG,
+                    "a frame isn't zero, has changed, or isn't taken back",
+                )?;
+                Done { frames: ours + theirs, shortfall: Shortfall::None }
+            }
+            Some(Order::Beside(frames)) => {
+                let other = beside(asks, frames)?;
+                let mut calls = 0;
+                while !other.is_done() {
+                    held.machine.exchange(&[], [0; 3], Policy::AllOrNothing, &mut |_| {});
+                    calls += 1;
+                }
+                let shortfall = Shortfall::from_wire(other.join() as u32).unwrap_or(Shortfall::None);
+                Done { frames: calls, shortfall }
             }
             None => return Err(Failure::new("an order that means nothing")),
         };

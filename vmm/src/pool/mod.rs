@@ -43,7 +43,8 @@
 //!
 //! Where the pool is used up an exchange may wait a while ([`Membership::patience`]) for frames that others give
 //! back; [`Needs`] asks them to. One that is to have all or nothing waits for all, one that takes a part only where
-//! it would get nothing.
+//! it would get nothing and gives nothing.
+//! Nothing is held meanwhile: the guest's other vCPUs call as ever, and then the exchange is tried again.
 //!
 //! # Both sides of an exchange
 //!
@@ -59,14 +60,14 @@
 //! [`Policy::Partial`]: umpa_abi::exchange::Policy::Partial
 //! [`Policy::AllOrNothing`]: umpa_abi::exchange::Policy::AllOrNothing
 
+mod error;
 mod file;
 mod need;
 mod shares;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,55 +77,11 @@ use shares::{Own, Shares, Slot, Word};
 
 use crate::upcall::Asker;
 
+pub use error::PoolError;
 pub use need::{GIVES_UP, Needs, RESTS};
 
 /// Most guests of a pool.
 pub const GUESTS_MAX: usize = 63;
-
-/// Why a guest can't share a pool.
-#[derive(Debug, thiserror::Error)]
-pub enum PoolError {
-    /// There are as many as it has room for.
-    #[error("the pool has {GUESTS_MAX} guests already")]
-    Full,
-    /// Its minimum isn't there.
-    #[error(
-        "the pool of {all_frames} frames can't guarantee the guest {minimum_frames}: it is {missing_frames} short"
-    )]
-    Minimum {
-        /// What it wants to have always.
-        minimum_frames: u64,
-        /// What is missing.
-        missing_frames: u64,
-        /// The pool's size.
-        all_frames: u64,
-    },
-    /// The file can't be used.
-    #[error("can't use the pool {}", .path.display())]
-    File {
-        /// It.
-        path: PathBuf,
-        /// What opening, locking or mapping it failed with.
-        #[source]
-        source: io::Error,
-    },
-    /// It is something else.
-    #[error("{} is no pool: name a file that isn't there yet", .path.display())]
-    NoPool {
-        /// It.
-        path: PathBuf,
-    },
-    /// Guests use it already, and with another size.
-    #[error("the pool {} is in use and has {has_frames} frames, not {wanted_frames}", .path.display())]
-    Size {
-        /// It.
-        path: PathBuf,
-        /// Its size.
-        has_frames: u64,
-        /// What was asked for.
-        wanted_frames: u64,
-    },
-}
 
 /// Where the frames of a pool are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -282,7 +239,8 @@ impl Pool {
             return Err(PoolError::Minimum { minimum_frames, missing_frames, all_frames: self.all_frames });
         }
         *taken |= 1 << index;
-        Ok(Share { pool: Arc::clone(self), index, own: Mutex::new(own), patience: Duration::ZERO })
+        let (own, missing) = (Mutex::new(own), Mutex::default());
+        Ok(Share { pool: Arc::clone(self), index, own, patience: Duration::ZERO, missing })
     }
 
     /// Frames that are nobody's, and kept for nobody.
@@ -320,6 +278,8 @@ pub struct Share {
     index: usize,
     own: Mutex<Own>,
     patience: Duration,
+    /// Frames that its vCPUs wait for, of all of them.
+    missing: Mutex<u64>,
 }
 
 impl Share {
@@ -347,54 +307,11 @@ impl Share {
         lock(&self.own).granted
     }
 
-    /// `frames` free frames become the guest's, or none. If others have as many above their minimums, it waits for
-    /// them to give them up, as long as its patience lasts.
+    /// `frames` free frames become the guest's, or none.
     ///
     /// # Errors
     /// [`PoolShort`].
     pub fn claim(&self, frames: u64) -> Result<(), PoolShort> {
-        let mut freed = *lock(&self.pool.freed);
-        let Err(mut short) = self.claim_now(frames) else { return Ok(()) };
-        let start = Instant::now();
-        while start.elapsed() < self.patience && short.missing_frames <= self.others_spare() {
-            self.want(short.missing_frames.saturating_add(self.pool.uncommitted()));
-            // Within this process it is told; of others it has to find out.
-            let wait =
-                if self.pool.fd().is_some() { LOOKS } else { self.patience.saturating_sub(start.elapsed()) };
-            let same = |now: &mut u64| *now == freed;
-            let waited = self.pool.came.wait_timeout_while(lock(&self.pool.freed), wait, same);
-            freed = *waited.unwrap_or_else(PoisonError::into_inner).0;
-            match self.claim_now(frames) {
-                Ok(()) => {
-                    self.want(0);
-                    return Ok(());
-                }
-                Err(still) => short = still,
-            }
-        }
-        self.want(0);
-        Err(short)
-    }
-
-    /// What a guest waits for, for whoever asks others for it.
-    fn want(&self, frames: u64) {
-        if let Some(slot) = self.pool.slots().get(self.index) {
-            slot.wanted.store(frames, std::sync::atomic::Ordering::Release);
-        }
-        if frames > 0 {
-            drop(lock(&self.pool.members));
-            self.pool.needed.notify_all();
-        }
-    }
-
-    /// Frames that others have above their minimums.
-    fn others_spare(&self) -> u64 {
-        let others = self.pool.slots().iter().enumerate().filter(|(index, _)| *index != self.index);
-        let spare = |slot: &Slot<AtomicU64>| Word::load(&slot.held).saturating_sub(Word::load(&slot.minimum));
-        others.map(|(_, slot)| spare(slot)).fold(0, u64::saturating_add)
-    }
-
-    fn claim_now(&self, frames: u64) -> Result<(), PoolShort> {
         let try_it = || self.pool.shares().claim(self.index, &mut lock(&self.own), frames);
         let claimed = try_it().or_else(|short| {
             // Of those who have ended there may be some left.
@@ -404,32 +321,87 @@ impl Share {
         claimed.map_err(|short| PoolShort { missing_frames: short.missing_frames })
     }
 
-    /// Up to `frames` free frames become the guest's, those that there are now; how many. It waits only where it
-    /// would get none.
+    /// Waits until the guest could claim `frames`; others may be faster. False if there is no use in waiting: its
+    /// patience since `start` is over, or others haven't as many above their minimums.
     #[must_use]
-    pub fn claim_up_to(&self, frames: u64) -> u64 {
-        let now = self.take_up_to(frames);
-        if now > 0 || frames == 0 || self.patience.is_zero() {
-            return now;
-        }
-        let wanted = frames.min(self.others_spare());
-        if wanted > 0 && self.claim(wanted).is_ok() { wanted } else { self.take_up_to(frames) }
+    pub fn wait(&self, frames: u64, start: Instant) -> bool {
+        let mut wanted = 0;
+        let comes = loop {
+            if start.elapsed() >= self.patience {
+                break false;
+            }
+            let freed = *lock(&self.pool.freed);
+            let missing = frames.saturating_sub(self.available());
+            if missing == 0 {
+                break true;
+            }
+            if self.pool.reap(*lock(&self.pool.taken)) {
+                continue;
+            }
+            if missing > self.others_spare() {
+                break false;
+            }
+            self.want(wanted, missing);
+            wanted = missing;
+            // Within this process it is told; of others it has to find out.
+            let wait =
+                if self.pool.fd().is_some() { LOOKS } else { self.patience.saturating_sub(start.elapsed()) };
+            let same = |now: &mut u64| *now == freed;
+            let waited = self.pool.came.wait_timeout_while(lock(&self.pool.freed), wait, same);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        };
+        self.want(wanted, 0);
+        comes
     }
 
-    fn take_up_to(&self, frames: u64) -> u64 {
+    /// Frames that the guest could claim now.
+    fn available(&self) -> u64 {
+        let kept = |(index, slot): (usize, &Slot<AtomicU64>)| {
+            let held = Word::load(&slot.held);
+            if index == self.index { held } else { held.max(Word::load(&slot.minimum)) }
+        };
+        let kept = self.pool.slots().iter().enumerate().map(kept).fold(0, u64::saturating_add);
+        self.pool.all_frames.saturating_sub(kept)
+    }
+
+    /// One of the guest's vCPUs misses other frames than before: what all miss, for whoever asks others for it.
+    fn want(&self, before: u64, now: u64) {
+        let mut missing = lock(&self.missing);
+        *missing = missing.saturating_sub(before).saturating_add(now);
+        let frames = if *missing == 0 { 0 } else { missing.saturating_add(self.pool.uncommitted()) };
+        if let Some(slot) = self.pool.slots().get(self.index) {
+            slot.wanted.store(frames, std::sync::atomic::Ordering::Release);
+        }
+        drop(missing);
+        if now > 0 {
+            drop(lock(&self.pool.members));
+            self.pool.needed.notify_all();
+        }
+    }
+
+    /// Frames that others have above their minimums.
+    pub(crate) fn others_spare(&self) -> u64 {
+        let others = self.pool.slots().iter().enumerate().filter(|(index, _)| *index != self.index);
+        let spare = |slot: &Slot<AtomicU64>| Word::load(&slot.held).saturating_sub(Word::load(&slot.minimum));
+        others.map(|(_, slot)| spare(slot)).fold(0, u64::saturating_add)
+    }
+
+    /// Up to `frames` free frames become the guest's, those that there are now; how many.
+    #[must_use]
+    pub fn claim_up_to(&self, frames: u64) -> u64 {
         /// Others change what there is while one looks.
         const TRIES: u32 = 8;
         let own = *lock(&self.own);
         let sure = frames.min(own.minimum.saturating_sub(own.held()));
         let mut left = frames;
         for _ in 0..TRIES {
-            match self.claim_now(left) {
+            match self.claim(left) {
                 Ok(()) => return left,
                 Err(short) => left = left.saturating_sub(short.missing_frames.max(1)).max(sure),
             }
         }
         // Below the minimum nobody else is asked.
-        if self.claim_now(sure).is_ok() { sure } else { 0 }
+        if self.claim(sure).is_ok() { sure } else { 0 }
     }
 
     /// Frames of the guest's are in transfer from here on.
@@ -472,7 +444,7 @@ pub struct Membership {
     /// The guest's minimum.
     pub minimum_frames: u64,
     /// How long an exchange waits, where the pool is used up, for others to be asked ([`Needs`]) and to give frames
-    /// back. So long a guest can also hold up its own end, and the calls of its other vCPUs.
+    /// back. So long a guest can also hold up its own end.
     pub patience: Duration,
 }
 

@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use kvm_ioctls::VmFd;
 use umpa_abi::addr::Gva;
@@ -19,7 +20,7 @@ use umpa_abi::upcall::REQUEST_VECTOR;
 
 use super::VmError;
 use crate::block::Device;
-use crate::call::{Served, Server};
+use crate::call::{Attempt, Served, Server};
 use crate::exits::{Action, Emulated, Seen, Stop, decide};
 use crate::inject::{Begun, Decision, Injections, NotInjected, error_code};
 use crate::jail::Jailed;
@@ -146,14 +147,9 @@ impl Machine {
             match decide(exit) {
                 Action::Continue => {}
                 Action::Call => {
-                    let served = shared.with(|State { ledger, server, .. }| {
-                        if let Some(block) = &shared.block {
-                            block.reap(ledger);
-                        }
-                        server.serve(number, &shared.ram, ledger)
-                    })?;
-                    match served? {
-                        Served::Resume => {}
+                    match self.call(number)? {
+                        // The last attempt isn't answered so.
+                        Served::Resume | Served::Short { .. } => {}
                         Served::Text(text) => return Ok(Turn::Text(text)),
                         Served::OutputLimit => return Ok(Turn::OutputLimit),
                         Served::Paused { tag } => return Ok(Turn::Paused { tag }),
@@ -174,6 +170,26 @@ impl Machine {
                 Action::Violation(seen) => self.violation(seen, jailed)?,
                 Action::Stop(stop) => self.stopped(stop, jailed)?,
             }
+        }
+    }
+
+    /// Serves the call of this vCPU. Where the pool is short of frames, it waits without the lock.
+    fn call(&self, number: u64) -> Result<Served, VmError> {
+        let shared = &self.shared;
+        let start = Instant::now();
+        let mut attempt = Attempt::First;
+        loop {
+            let (served, share) = shared.with(|State { ledger, server, .. }| {
+                if let Some(block) = &shared.block {
+                    block.reap(ledger);
+                }
+                (server.attempt(number, &shared.ram, ledger, attempt), ledger.share().cloned())
+            })?;
+            attempt = match (served?, share) {
+                (Served::Short { frames }, Some(share)) if share.wait(frames, start) => Attempt::Again,
+                (Served::Short { .. }, _) => Attempt::Last,
+                (served, _) => return Ok(served),
+            };
         }
     }
 
