@@ -10,6 +10,7 @@
 //!
 //! - `0 <= count <= most`, and the guest is entered after a violation only if `count` has grown: the work that
 //!   a guest can make that way is bounded.
+//! - A violation on another vCPU than the first isn't injected: a guest handles page faults on the first alone.
 //! - A violation within the delivery of an exception or interrupt (the guest's own tables, stack or descriptors
 //!   are out of reach) isn't injected: no fault is ever delivered within a fault's delivery.
 
@@ -65,6 +66,12 @@ pub enum NotInjected {
         /// How many it was to hear of.
         most: u64,
     },
+    /// Only its first vCPU has a handler ([`umpa_abi::violation`]).
+    #[error("that was on vCPU {vcpu}: only the first vCPU hears of violations")]
+    NoHandler {
+        /// Which one.
+        vcpu: u64,
+    },
     /// Its handler can't be reached.
     #[error(
         "that was while an exception or interrupt was being delivered: the guest's trap stack, descriptors or \
@@ -102,9 +109,11 @@ impl Injections {
 
     /// What becomes of a violation: a pure function of what was before.
     #[must_use]
-    pub const fn decide(&self, is_delivering: bool, begun: Begun) -> Decision {
+    pub const fn decide(&self, vcpu: u64, is_delivering: bool, begun: Begun) -> Decision {
         let OnViolation::Inject { most } = self.policy else { return Decision::Kill };
-        if is_delivering {
+        if vcpu > 0 {
+            Decision::End(NotInjected::NoHandler { vcpu })
+        } else if is_delivering {
             Decision::End(NotInjected::Delivering)
         } else if self.count >= most {
             Decision::End(NotInjected::UsedUp { most })
@@ -179,7 +188,13 @@ mod tests {
                     (true, Begun::Undoable),
                     (true, Begun::Lost),
                 ] {
-                    let decided = injections.decide(delivering, begun);
+                    let elsewhere = injections.decide(2, delivering, begun);
+                    match (most, elsewhere) {
+                        (None, Decision::Kill) => {}
+                        (Some(_), Decision::End(NotInjected::NoHandler { vcpu: 2 })) => {}
+                        (_, other) => panic!("{policy:?}: {other:?}"),
+                    }
+                    let decided = injections.decide(0, delivering, begun);
                     match (most, &decided) {
                         (None, Decision::Kill) => {}
                         (Some(_), Decision::End(NotInjected::Delivering)) => assert!(delivering),
@@ -195,7 +210,7 @@ mod tests {
                         _ => panic!("{policy:?}, {count}: {decided:?}"),
                     }
                 }
-                if matches!(injections.decide(false, Begun::Undoable), Decision::Inject) {
+                if matches!(injections.decide(0, false, Begun::Undoable), Decision::Inject) {
                     injections.record(violation(None, 0));
                 }
             }

@@ -82,6 +82,19 @@ fn core_a_storm_ends_at_its_limit() {
 }
 
 #[test]
+fn core_a_violation_of_another_processor_ends_the_guest_by_name() {
+    for ring in ["3", "0"] {
+        let policy = ["--vcpus", "2", "--on-violation", "inject", "--timeout", PATIENCE];
+        let ended =
+            run(&[&["--workload", "violations", "--ring", ring], &policy[..], &["--", "elsewhere"]].concat());
+        let report = ["tried to read at guest-physical 0x", "guest-virtual 0x", "never granted"];
+        ended.expect(2, &report);
+        ended.expect(2, &["on vCPU 1: mov", "only the first vCPU hears of violations"]);
+        assert!(!ended.out.contains("EXCEPTION"), "{ended}");
+    }
+}
+
+#[test]
 fn what_cannot_be_delivered_ends_the_guest() {
     for ring in ["3", "0"] {
         let ended = violations(ring, "10", "delivery");

@@ -5,6 +5,8 @@
 //! is clear. The instruction had no effect; if the handler returns it is executed again. So much for a store
 //! that runs over the end of a page: what lies before the end may have been stored.
 //!
+//! Only the first vCPU hears of them: one of another vCPU ends the guest, with a report of what it touched.
+//!
 //! A jump to where no memory is at all is KVM's own #UD at CPL 3 with hardware's nested paging: it can't fetch
 //! what it should emulate, and the VMM never hears of it.
 //!

@@ -1,4 +1,4 @@
-//! `violations [all|skip|unhandled|nested|storm|delivery]`: touches what isn't its own and hears of it, with
+//! `violations [all|skip|unhandled|nested|storm|delivery|elsewhere]`: touches what isn't its own and hears of it, with
 //! `vmm run --on-violation inject`.
 //!
 //! | | |
@@ -9,6 +9,7 @@
 //! | `nested` | its handler does it again: the guest's report |
 //! | `storm` | its handler goes on behind it, without end |
 //! | `delivery` | its trap stack isn't its own any more: nothing can be delivered |
+//! | `elsewhere` | the second processor does it, which has no handler: the VMM's report |
 
 use umpa::hardware::{TableMemory, Tlb};
 use umpa_abi::addr::{Frame, Gpa, Gva, PAGE_BYTES, PageSize};
@@ -20,6 +21,7 @@ use super::{Context, Failure, check, equal};
 use crate::attacks::{Attacker, MARK, Way, perform};
 use crate::fault::probe::{STATUS_FLAGS, store as store_with_registers};
 use crate::fault::{Access, Cause, Fault, Handled, Handler, scope};
+use crate::processors::{self, Processor};
 use crate::{mmu, trap};
 
 const STAMP: u64 = 0x57a3_0f0f_57a3_0f0f;
@@ -50,7 +52,8 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
         "nested" => nested(&mut attacker),
         "storm" => storm(&mut attacker),
         "delivery" => delivery(&mut attacker),
-        _ => Err(Failure::new("the argument is none of all, skip, unhandled, nested, storm, delivery")),
+        "elsewhere" => elsewhere(&mut attacker),
+        _ => Err(Failure::new("the argument is none of those that its file lists")),
     }
 }
 
@@ -333,6 +336,14 @@ fn storm(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
             perform(Way::Read, gva, &mut [0; 2]).map_err(|_| Failure::new("an exception"))?;
         }
     })
+}
+
+fn elsewhere(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
+    let gva = attacker.open(attacker.never_granted().start())?;
+    let loads = |_: &mut Processor, gva| mmu::load(Gva::new(gva));
+    let other = processors::start(attacker.boot, 1, loads, gva.get());
+    let other = other.map_err(|_| Failure::new("there is one processor: --vcpus 2"))?;
+    Err(reached(other.join()))
 }
 
 fn delivery(attacker: &mut Attacker<'_>) -> Result<(), Failure> {

@@ -134,7 +134,10 @@ pub enum VmError {
 fn ended_because(why: &NotInjected) -> &'static str {
     match why {
         NotInjected::UsedUp { .. } => "it isn't injected any more",
-        NotInjected::Delivering | NotInjected::Lost | NotInjected::Fault(_) => "it can't be injected",
+        NotInjected::NoHandler { .. }
+        | NotInjected::Delivering
+        | NotInjected::Lost
+        | NotInjected::Fault(_) => "it can't be injected",
     }
 }
 

@@ -219,7 +219,10 @@ impl Machine {
         }
         let delivering = self.vcpu.is_delivering();
         let decided = match delivering {
-            Ok(is_delivering) => self.shared.with(|state| state.injections.decide(is_delivering, begun))?,
+            Ok(is_delivering) => {
+                let number = self.vcpu.number();
+                self.shared.with(|state| state.injections.decide(number, is_delivering, begun))?
+            }
             Err(error) => Decision::End(error.into()),
         };
         let raised = match decided {
