@@ -213,7 +213,8 @@ impl Host {
     }
 
     /// The device.
-    pub(crate) const fn kvm(&self) -> &Kvm {
+    #[must_use]
+    pub const fn kvm(&self) -> &Kvm {
         &self.kvm
     }
 

@@ -16,6 +16,7 @@
 //! | [`call`], [`results`], [`violation`], [`stats`], [`signals`] | serving, reporting, counting, stopping it |
 //! | [`inject`] | what becomes of it when it touches what isn't its own |
 //! | [`vm`] | all of this as one guest |
+//! | [`bare`] | a guest of a few instructions that nothing is served to, for measuring |
 //! | `weakened` | deliberate holes in [`grant`], in test builds only |
 //! | [`compile`] | making images of C programs |
 //! | [`doctor`] | what is wrong with the host, and the fix |
@@ -41,6 +42,7 @@
     )
 )]
 
+pub mod bare;
 pub mod block;
 pub mod call;
 pub mod compile;

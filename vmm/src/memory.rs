@@ -19,7 +19,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use umpa_abi::addr::{Frame, Gpa, PAGE_BYTES, PageSize};
@@ -35,6 +35,9 @@ pub(crate) use frames::{GUARD_INSTALL, GUARD_REMOVE};
 
 /// Memory slots of a guest, however its frames lie.
 pub const MEMORY_SLOTS: usize = 2;
+const SYSTEM_SLOT: u32 = 0;
+/// KVM's number of the slot that frames are in.
+pub(crate) const FRAMES_SLOT: u32 = 1;
 /// Fewest bytes of frames that a guest can have.
 pub const FRAMES_MIN_BYTES: u64 = PageSize::Size2M.bytes();
 /// HVA and GPA are congruent modulo this.
@@ -271,24 +274,37 @@ impl GuestRam {
     /// # Errors
     /// [`MemoryError::Slot`].
     pub(crate) fn register(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        let slots: [_; MEMORY_SLOTS] = [(SYSTEM_GPA, &self.system), (FRAMES_GPA, &self.frames.mapping)];
-        for (slot, (gpa, mapping)) in (0..).zip(slots) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: gpa.get(),
-                memory_size: mapping.bytes,
-                userspace_addr: mapping.base.addr().get() as u64,
-            };
-            // SAFETY: the range is a mapping of our own, and the owner of this RAM drops the VM
-            // before it (see vm.rs); nothing but guest RAM is in it.
-            unsafe { vm.set_user_memory_region(region) }.map_err(|source| MemoryError::Slot {
-                gpa,
-                bytes: mapping.bytes,
-                source,
-            })?;
-        }
-        Ok(())
+        self.register_slot(vm, SYSTEM_SLOT, 0)?;
+        self.register_slot(vm, FRAMES_SLOT, 0)
+    }
+
+    /// Whether KVM keeps a log of the frames that are written. [`register`](Self::register) comes first.
+    ///
+    /// # Errors
+    /// [`MemoryError::Slot`].
+    pub(crate) fn log_dirty(&self, vm: &VmFd, is_on: bool) -> Result<(), MemoryError> {
+        self.register_slot(vm, FRAMES_SLOT, if is_on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 })
+    }
+
+    fn register_slot(&self, vm: &VmFd, slot: u32, flags: u32) -> Result<(), MemoryError> {
+        let (gpa, mapping) = match slot {
+            SYSTEM_SLOT => (SYSTEM_GPA, &self.system),
+            _ => (FRAMES_GPA, &self.frames.mapping),
+        };
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: gpa.get(),
+            memory_size: mapping.bytes,
+            userspace_addr: mapping.base.addr().get() as u64,
+        };
+        // SAFETY: the range is a mapping of our own, and the owner of this RAM drops the VM before it (see
+        // vm.rs and bare.rs); nothing but guest RAM is in it.
+        unsafe { vm.set_user_memory_region(region) }.map_err(|source| MemoryError::Slot {
+            gpa,
+            bytes: mapping.bytes,
+            source,
+        })
     }
 
     /// For the loader, which writes the image into the system slot.

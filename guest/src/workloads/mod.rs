@@ -10,6 +10,7 @@ mod batch;
 mod batch_times;
 mod block;
 mod c;
+mod call_times;
 mod churn;
 mod conformance;
 mod crowding;
@@ -114,6 +115,11 @@ pub static WORKLOADS: &[Workload] = &[
         name: "c",
         description: "[nodes] a C program on umpa.h: the paper's functions, the mmap family, batches, malloc",
         run: c::run,
+    },
+    Workload {
+        name: "call-times",
+        description: "[calls] the smallest calls, and requests that it gives nothing for, for `vmm bench ept`",
+        run: call_times::run,
     },
     Workload {
         name: "churn",

@@ -7,6 +7,7 @@ use benches::samples::{Mismatch, Record, Target};
 use benches::targets::Verdict;
 use benches::timing;
 use serde_json::{Map, Value};
+use vmm::bare::BareError;
 use vmm::host::{Host, HostError};
 use vmm::vcpu::Ring;
 
@@ -86,6 +87,8 @@ pub(super) enum BenchError {
     Host(#[from] HostError),
     #[error(transparent)]
     Guest(#[from] GuestError),
+    #[error(transparent)]
+    Bare(#[from] BareError),
     #[error(transparent)]
     Run(#[from] RoundError),
     #[error(transparent)]

@@ -3,6 +3,7 @@
 //! | group | file |
 //! | --- | --- |
 //! | `chase` | [`chase`]: loads that wait for each other |
+//! | `exits`, `calls`, `interrupts`, `dirty-log`, `grants`, `snapshots`, `life` | [`host`]: what the VMM is in |
 //!
 //! A group is a function that adds rows to a [`Record`]; a new one is a file and a line in [`GROUPS`]. What a group
 //! measures in guests comes by [`steps`], between pauses, so that the VMM counts exits and faults of each work alone.
@@ -10,6 +11,7 @@
 //! fewer rounds, and nothing native.
 
 mod chase;
+mod host;
 mod steps;
 
 use std::time::Duration;
@@ -66,7 +68,16 @@ impl Bench<'_> {
 type Run = fn(&Bench<'_>, &mut Record) -> Result<(), BenchError>;
 
 /// All groups, in the order in which they are run.
-const GROUPS: [(Group, Run); 1] = [(chase::GROUP, chase::run)];
+const GROUPS: [(Group, Run); 8] = [
+    (chase::GROUP, chase::run),
+    (host::exits::GROUP, host::exits::run),
+    (host::calls::GROUP, host::calls::run),
+    (host::interrupts::GROUP, host::interrupts::run),
+    (host::dirty::GROUP, host::dirty::run),
+    (host::frames::GRANTS, host::frames::grants),
+    (host::frames::SNAPSHOTS, host::frames::snapshots),
+    (host::life::GROUP, host::life::run),
+];
 
 const ROUNDS: u64 = 9;
 
