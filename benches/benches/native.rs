@@ -9,7 +9,7 @@ use benches::in_c::{Agreement, Program, WAYS, WORK, own, parse};
 
 /// The first argument of a process that does the work.
 const SERIES: &str = "series";
-const PAIRS: u64 = 11;
+const PAIRS: u64 = 31;
 
 fn main() -> Result<ExitCode, Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
