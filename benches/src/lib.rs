@@ -6,6 +6,7 @@
 //! - [`linux`]: the kernel's page allocator as three native baselines.
 //! - [`calls`]: the kernel's mmap family, for calls one by one.
 //! - [`chase`]: memory of a process to chase pointers in.
+//! - [`ept`]: first touches, faults and `mprotect` natively.
 //! - [`forked`]: `fork` of a process with touched memory, and the first writes after it.
 //! - [`micro`]: rows that explain themselves, as table and JSON.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents, natively.
@@ -41,6 +42,7 @@ pub mod chase;
 pub mod compare;
 pub mod counts;
 pub mod driver;
+pub mod ept;
 pub mod fig11;
 pub mod fig9;
 pub mod forked;

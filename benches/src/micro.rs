@@ -270,7 +270,8 @@ impl Record {
     }
 
     fn render_work(&self, text: &mut String, work: &Work) {
-        let _ = writeln!(text, "\n  {}: {} ({})", work.name, work.explains, work.unit);
+        let unit = if self.timing_is_real { work.unit } else { "counts" };
+        let _ = writeln!(text, "\n  {}: {} ({unit})", work.name, work.explains);
         let sizes: BTreeSet<u64> = self.rows(work).map(|(_, row)| row.bin_bytes).collect();
         if sizes.len() > 2 {
             self.render_matrix(text, work, &sizes);

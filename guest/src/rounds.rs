@@ -46,20 +46,21 @@ impl Steps {
     ///
     /// # Errors
     /// What `step` finds wrong.
-    pub fn step<R>(
+    pub fn step<R, C: IntoIterator<Item = (&'static str, u64)>>(
         &mut self,
         step: impl FnOnce() -> Result<R, Failure>,
         sample: impl FnOnce(&R) -> Sample,
-        counted: &[(&str, u64)],
-    ) -> Result<R, Failure> {
+        counted: impl FnOnce(&R) -> C,
+    ) -> Result<(), Failure> {
         self.pause();
         let done = step()?;
         self.pause();
         if self.counts {
             report(sample(&done))?;
-            counted.iter().try_for_each(|&(name, value)| count(name, value))?;
+            let counted = counted(&done).into_iter().filter(|&(_, value)| value > 0);
+            counted.into_iter().try_for_each(|(name, value)| count(name, value))?;
         }
-        Ok(done)
+        Ok(())
     }
 
     fn pause(&mut self) -> u64 {

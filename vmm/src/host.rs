@@ -194,6 +194,12 @@ impl Host {
         self.cpuid_bits(0x8000_0001, 0).is_some_and(|leaf| leaf.edx & 1 << 26 != 0)
     }
 
+    /// True if guests may use PCIDs (CPUID 1:ECX\[17\]).
+    #[must_use]
+    pub fn pcid(&self) -> bool {
+        self.cpuid_bits(1, 0).is_some_and(|leaf| leaf.ecx & 1 << 17 != 0)
+    }
+
     /// Everything a result record needs. Makes a virtual machine for a moment to ask for the TSC.
     #[must_use]
     pub fn info(&self) -> HostInfo {

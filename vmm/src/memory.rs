@@ -115,6 +115,9 @@ pub enum Backing {
     Large,
     /// 4 KiB everywhere (MADV_NOHUGEPAGE): the second translation has a level more. For comparison only.
     Small,
+    /// As [`Self::Large`], but memory comes when a frame is touched first, not when it is granted: the host may have
+    /// none then. For comparison only.
+    OnTouch,
 }
 
 /// An anonymous mapping of our own.
@@ -253,15 +256,20 @@ impl GuestRam {
         Ok(Self { memory, system, frames })
     }
 
-    /// Has the frames slot backed by pages of this size from now on. Frames that are granted already stay what they
+    /// Has the frames slot backed in this way from now on. Frames that are granted already stay what they
     /// are.
     ///
     /// # Errors
     /// [`MemoryError::Populate`].
     pub(crate) fn back_frames_by(&self, backing: Backing) -> Result<(), MemoryError> {
-        if backing == Backing::Large {
+        match backing {
             // As the mapping was made.
-            return Ok(());
+            Backing::Large => return Ok(()),
+            Backing::OnTouch => {
+                self.frames.back_on_touch();
+                return Ok(());
+            }
+            Backing::Small => {}
         }
         let Mapping { base, bytes } = self.frames.mapping;
         // SAFETY: the whole of a mapping of ours; the advice changes no content.

@@ -74,3 +74,56 @@ fn groups_are_chosen_by_name() {
     assert_eq!(ended.code, Some(2), "{ended}");
     assert!(ended.err.contains("chase"), "{ended}");
 }
+
+/// Of each work that a guest does there is a row, and what a guest does itself is counted.
+#[test]
+fn tables_first_touches_and_faults_have_their_rows() {
+    let ended = bench(&["ept", "--only", "tables,touch,faults", "--quick", "--rounds", "1", "--json", "-"]);
+    let json = json(&ended);
+    check(&json);
+    let real = json["params"]["timing_is_real"].as_bool().unwrap();
+    let count = |series: &str, work: &str, what: &str| {
+        let found = rows(&json, work).into_iter().find(|(name, ..)| *name == series);
+        let (.., row) = found.unwrap_or_else(|| panic!("{work} of {series}: {ended}"));
+        row["counts"][what].as_f64().unwrap_or(0.0)
+    };
+    for work in ["leaf-store-new", "leaf-store-first", "leaf-store-walked", "table-link-2", "table-link-3"] {
+        assert_eq!(count("guest", work, "stores"), 1.0, "{work}: {ended}");
+        assert_eq!(count("guest", work, "exits"), 0.0, "{work}: {ended}");
+    }
+    assert_eq!(count("guest", "flush-page", "page-flushes"), 1.0, "{ended}");
+    assert_eq!(count("guest", "flush-all-touch", "full-flushes"), 1.0, "{ended}");
+    // Nobody but the processor and KVM has a part in a first touch.
+    for series in ["guest.host-2m", "guest.host-4k", "guest.unbacked"] {
+        for work in ["touch-4k", "touch-4k-clean", "touch-2m", "touch-4k-granted", "touch-2m-granted"] {
+            assert_eq!(count(series, work, "exits"), 0.0, "{work} of {series}: {ended}");
+        }
+    }
+    // Faults are the guest's own affair; a violation is not.
+    for (work, faults, exits) in [("fault", 1.0, 0.0), ("appel1", 1.0, 0.0), ("appel2", 1.0, 0.0)] {
+        assert_eq!(
+            (count("guest", work, "faults"), count("guest", work, "exits")),
+            (faults, exits),
+            "{work}: {ended}"
+        );
+    }
+    assert_eq!(count("guest", "appel1", "page-flushes"), 1.0, "{ended}");
+    assert_eq!(
+        (count("guest", "appel2", "stores"), count("guest", "appel2", "full-flushes")),
+        (2.0, 0.01),
+        "{ended}"
+    );
+    assert_eq!(count("guest", "violation", "violations"), 1.0, "{ended}");
+    assert!(count("guest", "violation", "exits") >= 1.0, "{ended}");
+    for (series, work) in
+        [("native", "appel1"), ("native-4k", "touch-4k-granted"), ("native-2m", "touch-2m-granted")]
+    {
+        assert_eq!(
+            rows(&json, work).iter().any(|(name, ..)| *name == series),
+            real,
+            "{work} of {series}: {ended}"
+        );
+    }
+    let absent = json["absent"].as_array().unwrap();
+    assert!(absent.iter().any(|row| row["work"] == "flush-all-pcid"), "{ended}");
+}

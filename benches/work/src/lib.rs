@@ -11,6 +11,7 @@
 //! - [`family`], [`mixed`]: calls of the mmap family, one by one and mixed, on memory that they touch.
 //! - [`moves`]: blocks that grow, and blocks that exchange their contents.
 //! - [`grants`]: frames that come and go, by how they lie.
+//! - [`appel`]: the orders of pages that fault.
 //! - [`chase`]: loads that wait for each other, in working sets of any size.
 //! - [`resizes`]: Figure 11: blocks that are resized, up and down.
 //! - [`kernels`]: a hash join, binary trees, a sparse matrix.
@@ -35,6 +36,7 @@
 
 #![no_std]
 
+pub mod appel;
 pub mod bins;
 pub mod chase;
 pub mod conformance;

@@ -1,6 +1,6 @@
 //! Code that faults with every register in its hand, and tells what became of them.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
 use umpa_abi::addr::Gva;
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
@@ -47,6 +47,21 @@ pub fn store(address: Gva, registers: &Registers) -> Result<(), (usize, u64, u64
     unsafe { run(&raw mut exchange) };
     let differs = (0..16).find(|&i| exchange.before[i] != exchange.after[i]);
     differs.map_or(Ok(()), |i| Err((i, exchange.before[i], exchange.after[i])))
+}
+
+/// Bytes of the instruction by which [`store_or_skip`] stores.
+pub const STORE_BYTES: u64 = 3;
+
+/// Stores to `address`, by an instruction that a handler can leave out.
+///
+/// # Panics
+/// As [`store`].
+pub fn store_or_skip(address: Gva, value: u64) {
+    assert_block(address);
+    // SAFETY: the address is a block's word, no object of Rust's.
+    unsafe {
+        asm!("mov [rdi], rax", in("rdi") address.get(), in("rax") value, options(nostack, preserves_flags))
+    };
 }
 
 /// Pushes `value` with `top` as the stack pointer: the fault, if one comes, is the stack's own.

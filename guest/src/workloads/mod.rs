@@ -16,7 +16,7 @@ mod conformance;
 mod crowding;
 mod dlmalloc;
 mod edits;
-mod ept_chase;
+mod ept;
 mod exception;
 mod exchange;
 mod exit;
@@ -148,9 +148,16 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "ept-chase",
-        description: "[BYTES [4k|2m]] pointer chases through leaves of each size, for `vmm bench ept`",
-        run: ept_chase::run,
+        description: "[BYTES [4k|2m]] pointer chases through leaves",
+        run: ept::chase::run,
     },
+    Workload {
+        name: "ept-faults",
+        description: "faults and violations that it handles",
+        run: ept::faults::run,
+    },
+    Workload { name: "ept-tables", description: "stores to page tables, and flushes", run: ept::tables::run },
+    Workload { name: "ept-touch", description: "[SERIES] first accesses to pages", run: ept::touch::run },
     Workload {
         name: "exception",
         description: "[read|write|ud2|int3|nested] raises an exception that nobody handles",

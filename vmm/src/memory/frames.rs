@@ -22,6 +22,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -123,6 +124,7 @@ pub(super) struct FramesSlot {
     pub(super) mapping: Mapping,
     means: Means,
     chunks: Mutex<Vec<Chunk>>,
+    on_touch: AtomicBool,
 }
 
 impl FramesSlot {
@@ -133,7 +135,12 @@ impl FramesSlot {
             Means::Guards => vec![Chunk::default(); (bytes / PAGE_BYTES).div_ceil(CHUNK_FRAMES) as usize],
             Means::Protection => Vec::new(),
         };
-        Ok(Self { mapping, means, chunks: Mutex::new(chunks) })
+        Ok(Self { mapping, means, chunks: Mutex::new(chunks), on_touch: AtomicBool::new(false) })
+    }
+
+    /// Has frames backed when they are touched from now on.
+    pub(super) fn back_on_touch(&self) {
+        self.on_touch.store(true, Ordering::Relaxed);
     }
 
     /// Backs frames that are out of reach with zeroed memory, within reach. On an error some of them may be
@@ -144,6 +151,9 @@ impl FramesSlot {
         match self.means {
             Means::Guards => self.open(frames.clone())?,
             Means::Protection => self.restore(frames.clone())?,
+        }
+        if self.on_touch.load(Ordering::Relaxed) {
+            return Ok(());
         }
         self.advise(frames, Advice::LinuxPopulateWrite)
     }

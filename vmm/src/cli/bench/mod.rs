@@ -78,7 +78,8 @@ impl Bench {
     const fn starts_processes(&self) -> bool {
         matches!(
             self,
-            Self::Fig11(_)
+            Self::Ept(_)
+                | Self::Fig11(_)
                 | Self::Fig9(_)
                 | Self::Kernels(_)
                 | Self::Native(_)

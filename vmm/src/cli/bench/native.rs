@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use benches::apart::{Answer, COUNT, WARM};
 use benches::samples::Outcome;
-use benches::{fig9, fig11, kernels, peers, table1, timing};
+use benches::{ept, fig9, fig11, kernels, peers, table1, timing};
 use umpa_abi::record::name;
 
 use super::calls::BenchError;
@@ -28,6 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     let (commands, answers) = (io::stdin().lock(), io::stdout().lock());
     let served = match args.bench.as_str() {
+        "ept" => ept::rounds(&args.series, commands, answers),
         "fig11" => fig11::rounds(&args.series, args.largest, commands, answers),
         "fig9" => fig9::rounds(&args.series, args.largest, commands, answers),
         "kernels" => kernels::rounds(&args.series, args.largest, commands, answers),

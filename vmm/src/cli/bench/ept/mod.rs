@@ -3,6 +3,7 @@
 //! | group | file |
 //! | --- | --- |
 //! | `chase` | [`chase`]: loads that wait for each other |
+//! | `tables`, `touch`, `faults` | [`memory`]: stores to tables, flushes, first accesses, faults that guests handle |
 //! | `exits`, `calls`, `interrupts`, `dirty-log`, `grants`, `snapshots`, `life` | [`host`]: what the VMM is in |
 //!
 //! A group is a function that adds rows to a [`Record`]; a new one is a file and a line in [`GROUPS`]. What a group
@@ -12,6 +13,7 @@
 
 mod chase;
 mod host;
+mod memory;
 mod steps;
 
 use std::time::Duration;
@@ -68,8 +70,11 @@ impl Bench<'_> {
 type Run = fn(&Bench<'_>, &mut Record) -> Result<(), BenchError>;
 
 /// All groups, in the order in which they are run.
-const GROUPS: [(Group, Run); 8] = [
+const GROUPS: [(Group, Run); 11] = [
     (chase::GROUP, chase::run),
+    (memory::TABLES, memory::tables),
+    (memory::TOUCH, memory::touch),
+    (memory::FAULTS, memory::faults),
     (host::exits::GROUP, host::exits::run),
     (host::calls::GROUP, host::calls::run),
     (host::interrupts::GROUP, host::interrupts::run),

@@ -115,7 +115,8 @@ impl Stepped {
     }
 }
 
-/// What was counted between two pauses: exits to the VMM, the later pause's own not included, and KVM's counters.
+/// What was counted between two pauses: exits to the VMM and KVM's counters, without the one exit that the
+/// later pause is.
 fn counted(before: &Counters, after: &Counters) -> BTreeMap<String, u64> {
     let exits = after.exits.total().saturating_sub(before.exits.total()).saturating_sub(1);
     let violations = after.injected_violations.saturating_sub(before.injected_violations);
@@ -127,7 +128,7 @@ fn counted(before: &Counters, after: &Counters) -> BTreeMap<String, u64> {
         let of = |counters: &Counters| {
             counters.kvm_vcpu.get(kvm).or_else(|| counters.kvm_vm.get(kvm)).copied().unwrap_or(0)
         };
-        let more = of(after).saturating_sub(of(before));
+        let more = of(after).saturating_sub(of(before)).saturating_sub(u64::from(kvm == "exits"));
         if more > 0 {
             counts.insert(name.to_owned(), more);
         }

@@ -4,19 +4,18 @@
 //! one is there; each chain is chased through each. HOST is what the driver has put behind the frames (`4k`, `2m`),
 //! for the names of the series.
 
-use umpa::hardware::{FrameSource, Tlb};
-use umpa_abi::addr::{Frame, Gva, PageSize};
+use umpa::hardware::Tlb;
+use umpa_abi::addr::{Gva, PageSize};
 use umpa_abi::boot::feature;
-use umpa_abi::exchange::{Policy, Shortfall};
 use umpa_abi::layout::BLOCKS_GVA;
 use umpa_abi::paging;
 use umpa_abi::record::{Name, Sample, name};
 use work::chase::{Chase, STEPS, up_to};
 use work::raw::Cells;
 
-use super::{Context, Failure, check};
-use crate::machine::Machine;
+use super::frames;
 use crate::tree::{self, Tree};
+use crate::workloads::{Context, Failure};
 use crate::{mmu, rounds};
 
 /// One size of leaves.
@@ -35,22 +34,8 @@ const LEAVES: [(PageSize, [&str; 2]); 3] = [
     (PageSize::Size1G, ["guest-1g.host-4k", "guest-1g.host-2m"]),
 ];
 
-/// `bytes` bytes of frames in a row, in pages of 2 MiB.
-fn frames(machine: &mut Machine, bytes: u64) -> Result<Frame, Failure> {
-    let mut came = (None, 0);
-    let want_pages = [0, bytes / PageSize::Size2M.bytes(), 0];
-    let mut in_a_row = true;
-    let exchanged = machine.exchange(&[], want_pages, Policy::AllOrNothing, &mut |extent| {
-        let first = *came.0.get_or_insert(extent.first());
-        in_a_row &= extent.first() == first.offset(came.1);
-        came.1 += extent.frames();
-    });
-    check(exchanged.shortfall == Shortfall::None && in_a_row, "no frames in a row")?;
-    came.0.ok_or(Failure::new("no frames"))
-}
-
 /// See the [module](self).
-pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
+pub(in crate::workloads) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
     let bytes = context.number(1, 4 << 20)?.max(PageSize::Size2M.bytes());
     let host = match context.arg(2) {
         Some("4k") => 0,
@@ -91,7 +76,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
                 let astray = |_| Failure::new("a chase ended at another cell than it must");
                 let chain = chase.chain();
                 chase.run(cells, chain.warm_steps()).map_err(astray)?;
-                let counted = [("guest-levels", *levels * STEPS)];
+                let levels = *levels;
                 let cycles = |chase: &mut Chase| chase.run(cells, STEPS).map_err(astray);
                 steps.step(
                     || Ok((cycles(chase)?, chase.cell())),
@@ -105,7 +90,7 @@ pub(super) fn run(context: &mut Context<'_>) -> Result<(), Failure> {
                         check,
                         reserved: 0,
                     },
-                    &counted,
+                    |_| [("guest-levels", levels * STEPS)],
                 )?;
             }
         }
