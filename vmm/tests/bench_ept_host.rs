@@ -83,8 +83,10 @@ fn core_exits_are_of_their_kind_and_one_each() {
 fn core_a_log_costs_a_fault_for_each_frame() {
     let (json, rows) = rows("dirty-log");
     let faults = |work: &str| count(row(&rows, work, 0), "kvm.pf_fixed");
+    // Intel's processors may log by themselves (PML, SDM vol. 3C, 29.3.6).
+    let least = if json["host"]["mmu_mode"] == "ept" { 0.0 } else { 0.9 };
     for work in ["write-first", "write-logged"] {
-        assert!((0.9..1.5).contains(&faults(work)), "{work}: {}", faults(work));
+        assert!((least..1.5).contains(&faults(work)), "{work}: {}", faults(work));
     }
     for work in ["write", "write-again", "write-after"] {
         assert!(faults(work) < 0.1, "{work}: {}", faults(work));
