@@ -27,10 +27,12 @@ fn counts(heap: &GuestHeap<'_, '_>) -> Result<[u64; COUNTED.len()], Failure> {
     counts.map_err(|_| Failure::new("the heap is in a call"))
 }
 
-/// Bytes of frames in use, and of those that wait for a flush.
+/// Bytes of frames in use; and of those that nobody uses, but that are still mapped for the next block, or wait for a
+/// flush. The latter are free as soon as they are wanted.
 fn used_bytes(heap: &GuestHeap<'_, '_>) -> Option<[u64; 2]> {
     let frames = heap.inspect(|umpa| {
-        let (frames, waiting) = (umpa.frames(), umpa.frames().quarantined_frames());
+        let frames = umpa.frames();
+        let waiting = frames.quarantined_frames() + umpa.space().retained_pages();
         [frames.granted_frames() - frames.free_frames() - waiting, waiting]
     });
     Some(frames.ok()?.map(|frames| frames * PAGE_BYTES))

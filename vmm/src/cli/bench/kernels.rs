@@ -3,8 +3,8 @@
 //!
 //! What is timed: [`work::kernels`]. The series of guests are those of the workload `kernels`; each native series
 //! ([`benches::kernels`]) is a process of its own. `peak_bytes` of a guest are the frames that it had in use at most,
-//! without those that only wait for a flush to be free (`waiting_bytes`); natively what was resident at most, less
-//! what was before the first round.
+//! without those that nobody uses and that are mapped still, or wait for a flush (`waiting_bytes`); natively what
+//! was resident at most, less what was before the first round.
 
 use std::fmt::Write as _;
 
