@@ -1,7 +1,8 @@
 //! Reports of forbidden accesses: any registers, any tables, any code.
 //!
 //! The report names an address that isn't the guest's, and the walk to it is the one that a plain reading of the
-//! manual takes (SDM vol. 3A, 4.5). Its text is printable and of bounded length.
+//! manual takes (SDM vol. 3A, 4.5). Its text is printable and of bounded length. What was before a store differs in
+//! what a store changes: the place of the instruction, the stack's, the string's and its count.
 
 use umpa_abi::addr::{Gpa, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::exchange::{Extent, Policy};
@@ -138,9 +139,37 @@ fn report(ram: &GuestRam, ledger: &Ledger, registers: &Registers, seen: Seen) {
         .is_some_and(|(gpa, _)| owner(Gpa::new(gpa)) != Owner::Guest);
     assert_eq!(view.runs_outside(), outside);
 
+    // Any address will do: it is named where nothing better is known.
+    let _ = view.likely_address();
+    if let (Some(gpa), Some(Emulated::Store { bytes, data })) = (seen.gpa, seen.emulated) {
+        let stored = data.get(..bytes).expect("as many bytes as KVM tells of");
+        if let Some(before) = view.before_store(gpa, stored) {
+            undone(registers, &Registers { general: before, ..*registers });
+        }
+    }
+
     let text = violation.to_string();
     assert!(text.len() < 1500, "{} bytes of text", text.len());
     assert!(text.chars().all(|character| character == '\n' || (' '..='~').contains(&character)), "{text:?}");
+}
+
+/// A store is undone: nothing else is.
+fn undone(now: &Registers, before: &Registers) {
+    let (now, before) = (&now.general, &before.general);
+    let within = |now: u64, before: u64, most: u64| {
+        let away = now.wrapping_sub(before);
+        away.min(away.wrapping_neg()) <= most
+    };
+    assert!(now.rip.wrapping_sub(before.rip) <= 15, "rip {:#x} was {:#x}", now.rip, before.rip);
+    assert!(within(now.rsp, before.rsp, 64), "rsp {:#x} was {:#x}", now.rsp, before.rsp);
+    assert!(
+        within(now.rdi, before.rdi, 64) && within(now.rsi, before.rsi, 64),
+        "a string goes by an operand"
+    );
+    assert!(before.rcx.wrapping_sub(now.rcx) <= 1, "a repetition is one");
+    let mut same = *before;
+    (same.rip, same.rsp, same.rdi, same.rsi, same.rcx) = (now.rip, now.rsp, now.rdi, now.rsi, now.rcx);
+    assert_eq!(same, *now);
 }
 
 /// Where the processor gets to for an address: a byte, or a table that isn't in the guest's memory (true).

@@ -136,7 +136,7 @@ pub fn hello() -> Result<(), Status> {
 /// Reports a result.
 ///
 /// # Errors
-/// [`Status::LimitReached`] when the VMM keeps no more.
+/// What the VMM answers to a record that it can't decode; one that is too much ends the guest.
 pub fn report(record: &Record) -> Result<(), Status> {
     let mut area = CallArea::take();
     let in_bytes = record.encode(area.payload()).map_err(|_| Status::BadPayload)?;

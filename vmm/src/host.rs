@@ -143,6 +143,7 @@ pub struct Host {
     module: Module,
     mode: MmuMode,
     cpuid: CpuId,
+    memory_bytes: Option<u64>,
 }
 
 impl Host {
@@ -168,13 +169,21 @@ impl Host {
             .map_err(|source| HostError::Query { query: "KVM_GET_SUPPORTED_CPUID", source })?;
         let module = Module::loaded(Path::new("/sys/module"));
         let mode = module.mode(Path::new("/sys/module"));
-        Ok(Self { kvm, module, mode, cpuid })
+        let memory_bytes = meminfo_bytes("MemTotal").zip(meminfo_bytes("SwapTotal"));
+        let memory_bytes = memory_bytes.and_then(|(memory, swap)| memory.checked_add(swap));
+        Ok(Self { kvm, module, mode, cpuid, memory_bytes })
     }
 
     /// How the second translation is done.
     #[must_use]
     pub const fn mode(&self) -> MmuMode {
         self.mode
+    }
+
+    /// Memory of the machine with its swap, bytes; `None` where the kernel doesn't say.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> Option<u64> {
+        self.memory_bytes
     }
 
     /// Name of the kernel module that serves `/dev/kvm`.

@@ -48,7 +48,7 @@ use crate::host::Host;
 use crate::inject::Injections;
 use crate::jail::Role;
 use crate::ledger::Ledger;
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, MemoryError};
 use crate::pool::PoolError;
 use crate::signals::{Deadline, Kick, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
@@ -131,6 +131,13 @@ impl Vm {
         };
         let system = SystemLayout::new(config.image.size_bytes(), config.memory_bytes, vcpus)?;
         let ram = Arc::new(GuestRam::new(system.bytes(), config.memory_bytes)?);
+        let promised_bytes = match &config.pool {
+            Some(member) => config.memory_bytes.min(member.pool.all_frames().saturating_mul(PAGE_BYTES)),
+            None => config.memory_bytes,
+        };
+        if let Some(host_bytes) = host.memory_bytes().filter(|&bytes| bytes < promised_bytes) {
+            return Err(MemoryError::MoreThanHost { bytes: promised_bytes, host_bytes }.into());
+        }
         ram.back_frames_by(config.backing)?;
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;
         let header = config.image.load(&ram)?;

@@ -121,10 +121,8 @@ wire_enum! {
         NoHello = 4,
         /// The exchange didn't happen, or not wholly; its reply says why.
         ExchangeFailed = 5,
-        /// More console text or results than the VMM keeps.
-        LimitReached = 6,
         /// An answer to a request that isn't there, or is answered already.
-        NoSuchRequest = 7,
+        NoSuchRequest = 6,
     }
 }
 

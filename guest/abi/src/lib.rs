@@ -63,4 +63,4 @@ mod wire;
 pub use wire::{DecodeError, Wire};
 
 /// Version of everything in this crate. Raise it with every change of a layout or a meaning.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
