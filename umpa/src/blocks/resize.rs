@@ -246,6 +246,9 @@ impl<M: Machine> Umpa<'_, M> {
             self.forget_discardables(page.offset(pages), slot.pages() - pages);
             self.space.set_pages(&mut self.machine, self.tables.arena_mut(), slot, pages);
             self.stats.resized_in_place += 1;
+            if pages < have && self.frames.quarantined_frames() > self.config.quarantine_max_frames {
+                self.settle();
+            }
             return Ok(page.start());
         }
         self.widen(slot, have, pages, capacity(pages))
