@@ -19,6 +19,9 @@
 //! A live window may lose some of its pages. Until the next flush, its record tells so (the number of
 //! flushes before, [`AddressSpace::mark_stale`]): to map other frames there takes a flush first.
 //!
+//! A window that was retained, and is live again, is known to be whole, until something is done to its leaves
+//! ([`AddressSpace::is_known_whole`]): freed again, it needs no look at each of them.
+//!
 //! A cover is a live slot of another kind: its block begins at an offset, so that page and frame are
 //! congruent.
 //!
@@ -30,7 +33,7 @@ mod record;
 use crate::flush::FlushedAll;
 use crate::hardware::TableMemory;
 use crate::tables::TableArena;
-use record::{NONE, Record, Records, forget};
+use record::{NONE, Record, Records, WHOLE, forget};
 use umpa_abi::addr::{Gva, PAGE_SHIFT, Page};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
 
@@ -266,7 +269,7 @@ impl AddressSpace {
         settled: u64,
     ) {
         if let State::Live { pages } = self.state(memory, slot) {
-            let link = (settled % u64::from(NONE)) as u32;
+            let link = (settled % u64::from(WHOLE)) as u32;
             self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, link));
         }
     }
@@ -274,7 +277,25 @@ impl AddressSpace {
     /// True when pages of a live window were unmapped and `settled` is still the number of flushes.
     pub fn is_stale(&self, memory: &impl TableMemory, slot: Slot, settled: u64) -> bool {
         let link = self.classes[slot.class()].records.get(memory, slot).link();
-        u64::from(link) == settled % u64::from(NONE)
+        u64::from(link) == settled % u64::from(WHOLE)
+    }
+
+    /// True for a live window all of whose pages are mapped and not watched, without a look at them. It was
+    /// retained, and since then nothing was done to its leaves but to map more at its end.
+    pub fn is_known_whole(&self, memory: &impl TableMemory, slot: Slot) -> bool {
+        let record = self.classes[slot.class()].records.get(memory, slot);
+        matches!(record.state(), State::Live { .. }) && record.link() == WHOLE
+    }
+
+    /// Whether a live window is whole isn't known any more: to be called before anything is done to its leaves
+    /// that [`mark_stale`](Self::mark_stale) doesn't tell of. Slots of other kinds stay as they are.
+    pub fn forget_whole(&mut self, memory: &mut impl TableMemory, arena: &mut TableArena<'_>, slot: Slot) {
+        let record = self.classes[slot.class()].records.get(memory, slot);
+        if record.link() == WHOLE
+            && let State::Live { pages } = record.state()
+        {
+            self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, NONE));
+        }
     }
 
     /// Ends a live window whose pages are unmapped; its addresses wait for a flush.
@@ -391,7 +412,7 @@ impl AddressSpace {
         pages: u64,
     ) {
         let next = self.classes[slot.class()].records.get(memory, slot).link();
-        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, NONE));
+        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, WHOLE));
         self.classes[slot.class()].retained = next;
         self.live += 1;
         self.retained_pages -= pages;

@@ -361,6 +361,7 @@ impl<M: Machine> Umpa<'_, M> {
         let mut flushes = FlushBatch::new();
         for &range in ranges {
             let (page, pages) = range.pages()?;
+            self.forget_whole(page, pages);
             self.tables.rewrite(&mut self.machine, page, pages, &mut |page, pages, entry| {
                 let other = change(page, pages, entry);
                 if entry.needs_flush(other) {

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use simulated::{Fault, Sabotage, TABLES_USED};
 use umpa::blocks::{Config, Placement};
 use umpa::tables::Reach;
+use umpa::watch::{Grain, Kind, Range};
+use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_abi::upcall::Severity;
 
 /// Lengths of all magnitudes; the world scales them to its frames.
@@ -263,6 +265,54 @@ fn a_window_is_used_again_without_an_edit() {
     world.finish().unwrap();
 }
 
+/// A window that is used again is known to be whole, so that it is freed without a look at each leaf; not after
+/// something was done to its leaves.
+#[test]
+fn a_window_used_again_is_whole_until_its_leaves_change() {
+    type Change = fn(&mut World<'_>, Gva);
+    let pages = 520;
+    let change: [(&str, Change); 5] = [
+        ("nothing", |_, _| {}),
+        ("watch", |world, block| {
+            let range = Range { gva: Gva::new(block.get() + PAGE_BYTES), bytes: PAGE_BYTES };
+            assert_eq!(world.umpa.watch(&[range], Kind::Writes, Grain::Pages), Ok(1));
+        }),
+        ("release", |world, block| assert_eq!(world.umpa.userpage_release(block, PAGE_BYTES), Ok(1))),
+        ("gap", |world, block| {
+            let behind = Gva::new(block.get() + 530 * PAGE_BYTES);
+            assert_eq!(world.umpa.userpage_commit(behind, PAGE_BYTES), Ok(1));
+        }),
+        ("swap", |world, block| {
+            let other = world.umpa.userpage_reserve(16 * PAGE_BYTES).unwrap();
+            assert_eq!(
+                world.umpa.userpage_commit(Gva::new(other.get() + 15 * PAGE_BYTES), PAGE_BYTES),
+                Ok(1)
+            );
+            world.umpa.swap(block, other, 8 * PAGE_BYTES).unwrap();
+            world.umpa.userpage_free(other).unwrap();
+        }),
+    ];
+    for (what, change) in change {
+        let setup = plain(1200, Placement::Ladder);
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        for round in 0..2 {
+            let block = world.umpa.userpage_window(pages * PAGE_BYTES).unwrap();
+            if round == 1 {
+                change(&mut world, block);
+                // What was released waits no more: only a look tells that it is missing.
+                world.umpa.settle();
+            }
+            world.umpa.userpage_free(block).unwrap();
+        }
+        assert_eq!(world.umpa.stats().retained, 1, "{what}");
+        let retained = if what == "nothing" { pages } else { 0 };
+        assert_eq!(world.umpa.space().retained_pages(), retained, "{what}");
+        world.umpa.settle();
+        world.umpa.check(0);
+    }
+}
+
 /// Blocks that grow into windows use them as densely as others.
 #[test]
 fn tables_suffice_for_blocks_that_grew() {
@@ -329,6 +379,17 @@ fn small_blocks_move_by_a_copy() {
         world.step(&Step::Preload { frames }).unwrap();
         world.step(&Step::Malloc { pages: have }).unwrap();
         world.step(&Step::Move { block: 0, pages }).unwrap();
+        assert_eq!((world.umpa.stats().copied, world.umpa.stats().moved), (copied, 1 - copied));
+        world.finish().unwrap();
+    }
+    // What can't grow where it is, as another block lies behind it.
+    for (have, copied) in [(7, 1), (8, 0)] {
+        let setup = setup(64);
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        world.step(&Step::Preload { frames: 64 }).unwrap();
+        (0..2).for_each(|_| world.step(&Step::Malloc { pages: have }).unwrap());
+        world.step(&Step::Realloc { block: 0, pages: 14 }).unwrap();
         assert_eq!((world.umpa.stats().copied, world.umpa.stats().moved), (copied, 1 - copied));
         world.finish().unwrap();
     }

@@ -85,6 +85,8 @@ impl<M: Machine> Umpa<'_, M> {
 
     pub(super) fn commit_by<S: Supply<M>>(&mut self, gva: Gva, bytes: u64) -> Result<u64, BlockError> {
         let Some((slot, have, page, pages)) = self.window_range(gva, bytes)? else { return Ok(0) };
+        // Between its pages and these there may be a hole.
+        self.space.forget_whole(&mut self.machine, self.tables.arena_mut(), slot);
         // First what is missing, so that nothing has to be undone for want of frames.
         let mut missing = pages;
         let _ = self.tables.for_each_leaf(&self.machine, page, pages, &mut |leaf| {
@@ -146,6 +148,7 @@ impl<M: Machine> Umpa<'_, M> {
             if page.get() - slot.page().get() + pages > have {
                 return Err(BlockError::BadRange { gva, bytes });
             }
+            self.space.forget_whole(&mut self.machine, self.tables.arena_mut(), slot);
             // Behind the pages of a window nothing is mapped.
             whole_pages = whole_pages.min(if pages == have { slot.pages() } else { pages });
             *first = page;

@@ -243,17 +243,36 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// True when every page of the window is mapped and not watched, and no address in it waits for a
-    /// flush.
+    /// flush. Constant time where that is known, else linear in its leaves.
     pub(super) fn is_whole(&self, slot: Slot, pages: u64) -> bool {
-        if self.space.is_stale(&self.machine, slot, self.owed.settled()) {
-            return false;
+        if self.space.is_known_whole(&self.machine, slot) {
+            debug_assert_eq!(self.mapped_pages(slot, pages), pages, "{slot:?} isn't whole");
+            return pages > 0;
         }
+        let stale = self.space.is_stale(&self.machine, slot, self.owed.settled());
+        !stale && pages > 0 && self.mapped_pages(slot, pages) == pages
+    }
+
+    /// Pages of the window that are mapped and not watched.
+    fn mapped_pages(&self, slot: Slot, pages: u64) -> u64 {
         let mut mapped = 0;
         let _ = self.tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
             mapped += if leaf.watch().is_none() { leaf.pages } else { 0 };
             core::ops::ControlFlow::<()>::Continue(())
         });
-        pages > 0 && mapped == pages
+        mapped
+    }
+
+    /// Windows in the range aren't known to be whole any more: their leaves are about to change.
+    pub(crate) fn forget_whole(&mut self, page: Page, pages: u64) {
+        let end = page.offset(pages);
+        let mut at = page.max(layout::BLOCKS_GVA.containing());
+        while at < end
+            && let Some((slot, _)) = Slot::containing(at.start())
+        {
+            self.space.forget_whole(&mut self.machine, self.tables.arena_mut(), slot);
+            at = slot.page().offset(slot.pages());
+        }
     }
 
     /// Free frames for at most `pages` pages at `page`: aligned for large leaves where that is

@@ -9,11 +9,13 @@ use umpa_abi::paging::ENTRIES;
 const LINK_BITS: u32 = 30;
 /// No link.
 pub(super) const NONE: u32 = (1 << LINK_BITS) - 1;
-const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < NONE as u64);
+/// Of a live slot: all its pages are known to be mapped.
+pub(super) const WHOLE: u32 = NONE - 1;
+const _: () = assert!(1u64 << (REGION_SHIFT - SHIFT_MIN) < WHOLE as u64);
 
 /// A slot's record: kind (2 bits), pages (32 bits), link (30 bits). A live slot is in no list: its link
-/// is the number of flushes when a page of it was unmapped last, modulo [`NONE`], or `NONE`. A cover's
-/// is its offset; with `NONE` it isn't a cover but held, and the pages are its note.
+/// is the number of flushes when a page of it was unmapped last, modulo [`WHOLE`], or `WHOLE`, or `NONE`. A
+/// cover's is its offset; with `NONE` it isn't a cover but held, and the pages are its note.
 #[derive(Clone, Copy)]
 pub(super) struct Record(pub(super) u64);
 
