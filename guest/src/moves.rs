@@ -16,7 +16,7 @@ pub enum Way {
     Reserved,
     /// Blocks lie where frames are free behind them, grow into those while nobody takes them, and move else.
     Growing,
-    /// As `userpage_realloc` likes.
+    /// As `userpage_realloc_suited` likes.
     Resized,
     /// They move at each growth.
     Moved,
@@ -72,7 +72,7 @@ unsafe impl Resize for Moves<'_, '_> {
         let gva = Gva::new(block);
         match self.way {
             Way::Reserved => self.umpa.userpage_resize(gva, new).ok().map(|()| block),
-            Way::Resized => self.umpa.userpage_realloc(gva, new).ok().map(Gva::get),
+            Way::Resized => self.umpa.userpage_realloc_suited(gva, new).ok().map(Gva::get),
             Way::Growing if self.umpa.userpage_resize(gva, new).is_ok() => Some(block),
             Way::Growing => self.umpa.userpage_move(gva, new).ok().map(Gva::get),
             // What becomes shorter stays where it is.

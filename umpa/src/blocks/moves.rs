@@ -1,4 +1,7 @@
 //! Blocks that get another address, by their entries or by a copy.
+//!
+//! Which is better is for the machine to say: where page tables are shadowed, the first touch of a page at a new
+//! address costs more than to copy it.
 
 use super::cover::Cover;
 use super::{Block, BlockError, Machine, Umpa, capacity, pages_of};
@@ -33,6 +36,20 @@ impl<M: Machine + Contents> Umpa<'_, M> {
             Block::Direct { first, .. } => self.move_to_window(first, have, pages, room),
             Block::Window { slot, .. } => self.widen(slot, have, pages, room),
             Block::Cover(cover) => self.unshare_cover(cover, pages, room),
+        }
+    }
+
+    /// Gives the block at `gva` at least `bytes` where it is, or else where [`Self::userpage_move`] moves it: what
+    /// [`Self::userpage_realloc`] does, but that small blocks are copied on machines that are better at that
+    /// ([`Config::copy_below_pages`](super::Config::copy_below_pages)).
+    ///
+    /// # Errors
+    /// [`BlockError`]; the block is as it was.
+    pub fn userpage_realloc_suited(&mut self, gva: Gva, bytes: u64) -> Result<Gva, BlockError> {
+        match self.userpage_resize(gva, bytes) {
+            Ok(()) => Ok(gva),
+            Err(BlockError::NoRoom { .. }) => self.userpage_move(gva, bytes),
+            Err(error) => Err(error),
         }
     }
 

@@ -473,7 +473,10 @@ impl<'a> World<'a> {
         let have = self.blocks[number].stamps.len() as u64;
         let available = self.available();
         let bytes = pages * PAGE_BYTES;
+        // On machines where small blocks are better copied.
+        let copies = self.setup.config.copy_below_pages > 0;
         let (done, room) = match place {
+            Place::Any if copies => (self.umpa.userpage_realloc_suited(gva, bytes), 0),
             Place::Any => (self.umpa.userpage_realloc(gva, bytes), 0),
             Place::Same => (self.umpa.userpage_resize(gva, bytes).map(|()| gva), 0),
             Place::WithRoom(room) => {
@@ -489,7 +492,8 @@ impl<'a> World<'a> {
                 // A leaf that has moved isn't cut where there is no table for it.
                 let uncut = self.setup.few_tables && room > 0 && moved != gva;
                 // A copy may get a window that was kept, with a few pages more.
-                let longer = pages..=pages + if place == Place::Other { pages / 4 } else { 0 };
+                let may_copy = moved != gva && matches!(place, Place::Any | Place::Other);
+                let longer = pages..=pages + if may_copy { pages / 4 } else { 0 };
                 let fits = |&usable: &u64| longer.contains(&usable) || uncut && usable == have;
                 expect("usable pages", &usable, fits)?;
                 if room > 0 {
