@@ -60,16 +60,6 @@ pub enum MemoryError {
         /// What there is room for.
         max_bytes: u64,
     },
-    /// More than the machine has: a guest that takes it all would take the machine with it.
-    #[error(
-        "{bytes} bytes of memory are more than this machine has with its swap, {host_bytes}: lower --mem or --pool"
-    )]
-    MoreThanHost {
-        /// What was asked for.
-        bytes: u64,
-        /// What there is.
-        host_bytes: u64,
-    },
     /// Not a whole number of frames.
     #[error("{bytes} bytes of memory aren't a multiple of 4 KiB")]
     Unaligned {

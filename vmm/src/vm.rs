@@ -48,7 +48,7 @@ use crate::host::Host;
 use crate::inject::Injections;
 use crate::jail::Role;
 use crate::ledger::Ledger;
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::GuestRam;
 use crate::pool::PoolError;
 use crate::signals::{Deadline, Kick, Stopper, Watch};
 use crate::stats::{Counters, Exits, KvmStats};
@@ -136,7 +136,7 @@ impl Vm {
             None => config.memory_bytes,
         };
         if let Some(host_bytes) = host.memory_bytes().filter(|&bytes| bytes < promised_bytes) {
-            return Err(MemoryError::MoreThanHost { bytes: promised_bytes, host_bytes }.into());
+            return Err(VmError::MoreThanHost { bytes: promised_bytes, host_bytes });
         }
         ram.back_frames_by(config.backing)?;
         ram.populate_system(system.bookkeeping.gpa, system.bookkeeping.bytes)?;

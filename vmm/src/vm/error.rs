@@ -33,6 +33,16 @@ pub enum VmError {
     /// The memory can't be had.
     #[error("the guest's memory can't be made")]
     Memory(#[from] MemoryError),
+    /// More memory than the machine has: a guest that takes it all would take the machine with it.
+    #[error(
+        "{bytes} bytes of memory are more than this machine has with its swap, {host_bytes}: lower --mem or --pool"
+    )]
+    MoreThanHost {
+        /// What was asked for.
+        bytes: u64,
+        /// What there is.
+        host_bytes: u64,
+    },
     /// The pool has no room for it.
     #[error("the guest can't share the pool")]
     Pool(#[from] PoolError),
