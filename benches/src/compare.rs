@@ -2,13 +2,17 @@
 //!
 //! # What is noise
 //!
-//! A row has n samples, a median and quartiles. Were the samples independent, the median of n of them would lie within
-//! `1.57 (q3 - q1) / √n` of the true one in 19 of 20 runs (the notch of a box plot: McGill, Tukey and Larsen, *Variations
-//! of Box Plots*, 1978). They aren't: rounds of one run share its memory layout and its neighbours on the machine,
-//! so two runs of the same program differ by more. So the interval of a median here is the wider of
+//! A row has n samples, a median and quartiles. Were the samples independent and normal, with deviation σ, the median of n
+//! of them would lie within `t σ √(π/2) / √n` of the true one in 19 of 20 runs, t being Student's for n - 1 degrees of
+//! freedom, and each quartile 0.6745 σ from the median. They aren't: rounds of one run share its memory layout and its
+//! neighbours on the machine, so two runs of the same program differ by more. So the interval of a median here is, on
+//! each side of it, the wider of
 //!
-//! - the quartiles themselves, and
-//! - the notch, which is wider where there are only one or two samples.
+//! - the quartile itself, and
+//! - `1.858 t / √n` times the quartile's distance, which is wider up to 16 samples: 4.6 times with three.
+//!
+//! Three samples say little of how far a fourth would lie: with their quartiles alone 9 % of the rows of two quick runs of
+//! one program differed, so 1 %.
 //!
 //! The ratio `B / A` then lies between `low(B) / high(A)` and `high(B) / low(A)`. A row *agrees* when 1 is in between:
 //! the difference is noise. Otherwise the runs differ, unless the difference is below the [floor](Options::floor): what
@@ -207,8 +211,8 @@ impl Comparison {
         let Self { judged, differing, rows, options, agree, .. } = self;
         let _ = writeln!(
             text,
-            "\n{} of {judged} rows agree within their intervals (the quartiles, or the median's notch where it is wider; \
-             below {:.0} % always); {differing} differ; {} with sums only aren't judged",
+            "\n{} of {judged} rows agree within their intervals (the quartiles, wider by Student's t for few samples; below \
+             {:.0} % always); {differing} differ; {} with sums only aren't judged",
             judged - differing,
             100.0 * options.floor,
             rows.len() - judged,
@@ -293,8 +297,26 @@ fn judge(a: Option<&Row>, b: Option<&Row>, options: Options) -> (Verdict, Option
 
 /// Where the median may lie.
 fn interval(median: f64, Spread { n, q1, q3 }: Spread) -> [f64; 2] {
-    let notch = 1.57 * (q3 - q1) / (n as f64).sqrt();
-    [q1.min(median - notch).max(0.0), q3.max(median + notch)]
+    let wider = (MEDIANS_ERROR * students_t(n) / (n as f64).sqrt()).max(1.0);
+    [(median - wider * (median - q1)).max(0.0), median + wider * (q3 - median)]
+}
+
+/// A median's standard error times √n in distances of a quartile from it: `√(π/2) / 0.6745`.
+const MEDIANS_ERROR: f64 = 1.858;
+
+/// What n samples lie within in 19 of 20 cases, in standard errors (two-sided 95 % of Student's t; Abramowitz and Stegun,
+/// *Handbook of Mathematical Functions*, table 26.10).
+fn students_t(n: u64) -> f64 {
+    const BY_DEGREES: [f64; 15] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+        2.131,
+    ];
+    let degrees = usize::try_from(n.saturating_sub(1)).unwrap_or(usize::MAX);
+    match degrees.checked_sub(1) {
+        // One sample says nothing of its error; its quartiles are itself.
+        None => BY_DEGREES[0],
+        Some(place) => BY_DEGREES.get(place).copied().unwrap_or(2.131),
+    }
 }
 
 #[cfg(test)]

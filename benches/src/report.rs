@@ -6,5 +6,6 @@
 
 pub mod chart;
 pub mod figures;
+mod lists;
 pub mod page;
 pub mod published;

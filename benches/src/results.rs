@@ -154,6 +154,33 @@ impl Kept {
         self.json["series"].as_array().into_iter().flatten().filter_map(|series| series["name"].as_str())
     }
 
+    /// What was timed, where the result explains it.
+    pub fn works(&self) -> impl Iterator<Item = Explained<'_>> {
+        let works = self.json["works"].as_array().into_iter().flatten();
+        works.filter_map(|work| {
+            let text = |key: &str| work[key].as_str();
+            let (name, explains) = (text("name")?, text("explains")?);
+            Some(Explained { name, explains, group: text("group").unwrap_or_default() })
+        })
+    }
+
+    /// Series that aren't there, and why.
+    #[must_use]
+    pub fn absent(&self) -> Vec<(String, String)> {
+        let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        match &self.json["absent"] {
+            Value::Object(all) => all
+                .iter()
+                .map(|(name, why)| (name.clone(), why.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            Value::Array(all) => {
+                let name = |row| format!("{} of {}", text(row, "work"), text(row, "series"));
+                all.iter().map(|row| (name(row), text(row, "reason"))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// All rows of all series, in their order.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
@@ -166,6 +193,17 @@ impl Kept {
             })
             .collect()
     }
+}
+
+/// What was timed, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explained<'a> {
+    /// Its name in rows.
+    pub name: &'a str,
+    /// A line on it.
+    pub explains: &'a str,
+    /// What it belongs to.
+    pub group: &'a str,
 }
 
 /// One measured number of a result.

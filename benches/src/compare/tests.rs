@@ -38,7 +38,9 @@ fn a_difference_is_noise_where_the_intervals_overlap() {
 fn a_median_of_few_samples_may_be_farther_off_than_its_quartiles() {
     let of = |n, times| folder(vec![point("x", n, times)]);
     let options = Options::default();
-    for (n, verdict) in [(1, Verdict::Noise), (40, Verdict::Slower)] {
+    for (n, verdict) in
+        [(1, Verdict::Noise), (3, Verdict::Noise), (16, Verdict::Slower), (40, Verdict::Slower)]
+    {
         let (a, b) = (of(n, [90.0, 100.0, 110.0]), of(n, [130.0, 140.0, 150.0]));
         assert_eq!(Comparison::new(&a, &b, options).rows[0].verdict, verdict, "{n} samples");
     }

@@ -210,6 +210,7 @@ fn draw<DB: DrawingBackend>(
         .x_label_formatter(&|x| size(2f64.powf(*x).round() as u64))
         .y_label_formatter(&|y| short(if figure.is_log { 10f64.powf(*y) } else { *y }))
         .draw()?;
+    let is_bars = !is_by_bytes && !figure.is_log;
     for (number, line) in figure.lines.iter().enumerate() {
         let colour = COLOURS[number % COLOURS.len()];
         let at = |dot: &Dot| (across(dot), place(dot.y, figure.is_log).clamp(low, high));
@@ -220,16 +221,19 @@ fn draw<DB: DrawingBackend>(
         } else if path.len() > 1 {
             chart.draw_series([PathElement::new(path.clone(), colour.stroke_width(2))])?;
         }
+        if is_bars {
+            let bar =
+                |&(x, y): &(f64, f64)| Rectangle::new([(x - 0.35, low), (x + 0.35, y)], colour.filled());
+            chart.draw_series(path.iter().map(bar))?;
+        }
         for dot in &line.dots {
             if let Some([q1, q3]) = dot.quartiles.filter(|[q1, _]| !figure.is_log || *q1 > 0.0) {
                 let end = |y| (across(dot), place(y, figure.is_log).clamp(low, high));
-                chart.draw_series([PathElement::new(
-                    vec![end(q1), end(q3)],
-                    colour.mix(0.55).stroke_width(3),
-                )])?;
+                let style = if is_bars { ink.stroke_width(2) } else { colour.mix(0.55).stroke_width(3) };
+                chart.draw_series([PathElement::new(vec![end(q1), end(q3)], style)])?;
             }
         }
-        for &at in &path {
+        for &at in path.iter().filter(|_| !is_bars) {
             chart.plotting_area().draw(&point(number, at))?;
         }
     }
@@ -297,7 +301,9 @@ fn ticks(low: f64, high: f64, is_log: bool) -> Vec<f64> {
             .collect();
     }
     // Decades, and parts of them where there are few.
-    let parts: &[f64] = if high - low < 1.3 {
+    let parts: &[f64] = if high - low < 0.5 {
+        &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    } else if high - low < 1.3 {
         &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
     } else if high - low < 2.5 {
         &[1.0, 3.0]

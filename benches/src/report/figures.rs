@@ -67,7 +67,8 @@ impl Figure {
             line.dots.sort_by(|a, b| a.x.total_cmp(&b.x));
         }
         self.lines.retain(|line| !line.dots.is_empty());
-        let is_measured = self.lines.iter().any(|line| !line.is_published);
+        let is_something = |line: &Line| !line.is_published && line.dots.iter().any(|dot| dot.y != 0.0);
+        let is_measured = self.lines.iter().any(is_something);
         is_measured.then_some(self)
     }
 }
@@ -76,7 +77,11 @@ impl Figure {
 #[must_use]
 pub fn of(kept: &Kept) -> Vec<Figure> {
     let rows = kept.rows();
-    let figures = if kept.bench() == "fig7" { fig7(&rows) } else { by_work(kept, &rows) };
+    let figures = match kept.bench() {
+        "fig7" => fig7(&rows),
+        "why" => why(&rows),
+        _ => by_work(kept, &rows),
+    };
     figures.into_iter().filter_map(Figure::cleaned).take(FIGURES_MAX).collect()
 }
 
@@ -108,23 +113,34 @@ pub const TOTAL: [(&str, f64); 4] = [("alloc", 1.0), ("traverse", 1.0), ("retrav
 pub const WITHOUT_TRAVERSAL: [(&str, f64); 4] =
     [("alloc", 1.0), ("traverse", 1.0), ("retraverse", -1.0), ("free", 1.0)];
 
+/// A line for each series, of sums of phases by bin.
+fn of_phases(rows: &[Row], signs: [(&str, f64); 4], most_bytes: f64) -> Vec<Line> {
+    let line = |name: &str| {
+        let dots = phases(rows, name, signs).into_iter().filter(|dot| dot.x <= most_bytes).collect();
+        Line { name: name.to_owned(), dots, is_published: false }
+    };
+    series(rows).into_iter().map(line).collect()
+}
+
+fn by_bytes(id: &str, title: &str, unit: &str, is_log: bool, lines: Vec<Line>) -> Figure {
+    let [id, title, unit] = [id, title, unit].map(str::to_owned);
+    Figure { id, title, unit, axis: Axis::Bytes, is_log, lines }
+}
+
+/// What each gain is worth: the whole work with it switched off, and how the traversal fares after it.
+fn why(rows: &[Row]) -> Vec<Figure> {
+    let again = [("alloc", 0.0), ("traverse", 0.0), ("retraverse", 1.0), ("free", 0.0)];
+    let of = |signs| of_phases(rows, signs, f64::INFINITY);
+    let title = "Allocate, traverse and free a block, with one gain switched off at a time";
+    vec![
+        by_bytes("total", title, "cycles", true, of(TOTAL)),
+        by_bytes("again", "Traverse it once more: what is left in the caches", "cycles", true, of(again)),
+    ]
+}
+
 fn fig7(rows: &[Row]) -> Vec<Figure> {
     let names = series(rows);
-    let lines = |signs, most: f64| -> Vec<Line> {
-        let line = |name: &&str| {
-            let dots = phases(rows, name, signs).into_iter().filter(|dot| dot.x <= most).collect();
-            Line { name: (*name).to_owned(), dots, is_published: false }
-        };
-        names.iter().map(line).collect()
-    };
-    let figure = |id: &str, title: &str, unit: &str, is_log, lines| Figure {
-        id: id.to_owned(),
-        title: title.to_owned(),
-        unit: unit.to_owned(),
-        axis: Axis::Bytes,
-        is_log,
-        lines,
-    };
+    let lines = |signs, most_bytes| of_phases(rows, signs, most_bytes);
     let system = phases(rows, "linux-mmap", TOTAL);
     let mut ratios: Vec<Line> = names
         .iter()
@@ -145,21 +161,21 @@ fn fig7(rows: &[Row]) -> Vec<Figure> {
     let dots = AUTHORS_RATIOS.iter().map(|&(bytes, y)| Dot { x: bytes as f64, y, quartiles: None }).collect();
     ratios.push(Line { name: MEASURED_BY_THE_AUTHOR.to_owned(), dots, is_published: true });
     vec![
-        figure(
+        by_bytes(
             "7",
             "Figure 7: allocate, traverse and free a block",
             "cycles",
             true,
             lines(TOTAL, f64::INFINITY),
         ),
-        figure(
+        by_bytes(
             "8",
             "Figure 8: the same less what traversing costs by itself, 4 KiB to 1 MiB",
             "cycles",
             false,
             lines(WITHOUT_TRAVERSAL, 1_048_576.0),
         ),
-        figure("ratio", "How many times faster than the system's pages", "times", true, ratios),
+        by_bytes("ratio", "How many times faster than the system's pages", "times", true, ratios),
     ]
 }
 
@@ -174,6 +190,12 @@ fn by_work(kept: &Kept, rows: &[Row]) -> Vec<Figure> {
     // What a program waits for in all comes first, its parts after it.
     works.sort_by_key(|work| (*work != "all", !work.contains('.')));
     let per_page = kept.bench() == "table1";
+    works.retain(|work| match kept.bench() {
+        // What else it has is numbers for a table.
+        "ept" => work.starts_with("chase"),
+        "kernels" => work.ends_with(".all"),
+        _ => true,
+    });
     works
         .into_iter()
         .map(|work| {
@@ -191,26 +213,40 @@ fn by_work(kept: &Kept, rows: &[Row]) -> Vec<Figure> {
             let letters = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
             Figure {
                 id: work.chars().take(40).map(letters).collect(),
-                title: format!("{}{at}", title(kept.bench(), work)),
+                title: format!("{}{at}", title(kept, work)),
                 unit: if per_page { "cycles per page" } else { "cycles per operation" }.to_owned(),
+                is_log: axis == Axis::Bytes || spreads_widely(&lines),
                 axis,
-                is_log: true,
                 lines,
             }
         })
         .collect()
 }
 
-/// What a work is, in the paper's words where it is the paper's.
-fn title(bench: &str, work: &str) -> String {
-    if (bench, work) == ("table1", "all") {
-        return "Table 1, Figures 5 and 6: allocate, touch each page, free".to_owned();
+/// Bars of such heights would leave nothing to see of the lowest.
+fn spreads_widely(lines: &[Line]) -> bool {
+    let heights = || lines.iter().flat_map(|line| &line.dots).map(|dot| dot.y);
+    heights().fold(0.0, f64::max) > 30.0 * heights().fold(f64::INFINITY, f64::min)
+}
+
+/// What a work is: as the result explains it, else in the paper's words where it is the paper's.
+fn title(kept: &Kept, work: &str) -> String {
+    let explained = kept.works().find(|explained| explained.name == work);
+    if let Some(explained) = explained {
+        return explained.explains.to_owned();
+    }
+    let bench = kept.bench();
+    match (bench, work) {
+        ("table1", "all") => return "Table 1, Figures 5 and 6: allocate, touch each page, free".to_owned(),
+        ("fig9", "all") => return "Figures 9 and 10: allocate, touch and free a block of a heap".to_owned(),
+        _ => {}
     }
     let (call, touched) = match work.strip_suffix(".touch") {
         Some(call) => (call, ", then a touch of each page"),
         None => (work, ""),
     };
     match bench {
+        "kernels" => format!("{}, all of it,", work.trim_end_matches(".all")),
         "fig11" => format!("Figure 11: resize {}{touched}", call.replace('-', " by ")),
         _ => format!("{call}{touched}"),
     }

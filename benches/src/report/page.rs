@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::chart::{self, DrawError};
 use super::figures::{self, Figure};
+use super::lists;
 use super::published::{self, TABLE2};
 use crate::results::{Folder, Kept, ResultError};
 use crate::targets::size;
@@ -25,7 +26,8 @@ pub enum ReportError {
 }
 
 /// The order of the page: the paper's, then what is built on it.
-const ORDER: [&str; 8] = ["table1", "fig7", "fig9", "fig11", "realloc", "n1527", "vector", "kernels"];
+const ORDER: [&str; 10] =
+    ["table1", "fig7", "fig9", "fig11", "why", "ept", "kernels", "realloc", "n1527", "vector"];
 const STYLE: &str = include_str!("style.css");
 
 /// Makes `report.html` of the results in a folder, and an SVG and a PNG file for each figure beside it. Returns the page's
@@ -191,7 +193,10 @@ fn section(page: &mut String, name: &str, kept: &Kept) -> Result<(), DrawError> 
     for figure in &all {
         draw(page, name, figure)?;
     }
+    lists::works(page, kept);
+    lists::shares(page, kept);
     targets(page, kept);
+    lists::absent(page, kept);
     rows(page, kept);
     page.push_str("</section>\n");
     Ok(())
@@ -276,7 +281,8 @@ fn rows(page: &mut String, kept: &Kept) {
     page.push_str("</tbody></table></div></details>\n");
 }
 
-fn number(number: f64) -> String {
+/// A number as tables have it.
+pub(super) fn number(number: f64) -> String {
     if number < 100.0 { format!("{number:.2}") } else { format!("{number:.0}") }
 }
 

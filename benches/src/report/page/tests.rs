@@ -108,3 +108,49 @@ fn numbers_of_any_kind_are_drawn_or_left_out() {
     }
     assert!(matches!(write(Path::new("/nowhere"), &Folder::new()), Err(ReportError::Empty(_))));
 }
+
+#[test]
+fn works_shares_and_what_is_absent_are_listed() {
+    let json = json!({
+        "bench": "ept",
+        "host": {"mmu_mode": "npt"},
+        "groups": [{"name": "tables", "about": "stores & flushes"}],
+        "works": [
+            {"group": "tables", "name": "store", "explains": "an <entry>", "unit": "cycles"},
+            {"group": "chase", "name": "chase-lines", "explains": "a load", "unit": "cycles"},
+        ],
+        "series": [{"name": "guest", "points": [
+            {"group": "tables", "work": "store", "ops": 8, "n": 3, "q1": 6.0, "median": 7.25, "q3": 9.0, "counts": {"exits": 0.5}},
+            {"group": "chase", "work": "chase-lines", "bin_bytes": 4096, "ops": 8, "n": 3, "q1": 1.0, "median": 2.0, "q3": 3.0},
+        ]}],
+        "absent": [{"group": "tables", "work": "flush", "series": "guest", "reason": "no <PCID>"}],
+    });
+    let kept = Kept::parse(Path::new("ept.json"), &json.to_string()).unwrap();
+    let page = html(&Folder::from([("ept".to_owned(), kept)]), &[]).unwrap();
+    for text in [
+        "<b>store</b>: an &lt;entry&gt;</td><td>guest</td><td class=\"n\">-</td><td class=\"n\">7.25</td>",
+        "stores &amp; flushes",
+        "exits 0.50",
+        "<li><b>flush of guest</b>: no &lt;PCID&gt;</li>",
+        "<b>a load of 4 KiB</b>",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+
+    let gain = json!({"what": "no zeroing", "off": "-zero", "above": "umpa", "share": 25.0});
+    let json = json!({
+        "bench": "why",
+        "series": [{"name": "umpa", "points": [{"bin_bytes": 4096, "alloc": 1.0, "traverse": 2.0, "retraverse": 1.0, "free": 1.0}]}],
+        "shares": {"gains": [gain], "rest": 75.0, "all": 100.0, "linux": null},
+        "absent": {"snmalloc-retain": "no such setting"},
+    });
+    let kept = Kept::parse(Path::new("why.json"), &json.to_string()).unwrap();
+    let page = html(&Folder::from([("why".to_owned(), kept)]), &[]).unwrap();
+    for text in [
+        "<td class=\"n\">25.00</td><td class=\"n\">25.0 %</td><td>umpa</td>",
+        "<b>snmalloc-retain</b>: no such",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    assert_eq!(page.matches("<figure>").count(), 2);
+}
