@@ -114,7 +114,7 @@ fn senseless_amounts_of_memory_are_refused() {
         ("2097153", "aren't a multiple of 4 KiB"),
         ("2T", "too much"),
         ("16777215T", "too much"),
-        ("1000G", "more than this machine has"),
+        ("500G", "more than this machine has"),
     ] {
         run(&["--mem", mem]).expect(2, &[why]);
     }

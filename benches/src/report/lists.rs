@@ -33,7 +33,7 @@ pub(super) fn works(page: &mut String, kept: &Kept) {
                 let _ = writeln!(
                     page,
                     "<tr><td class=\"words\"><b>{}</b>: {}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-                     <td class=\"n\">{} to {}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+                     <td class=\"n\">{} to {}</td><td class=\"n\">{}</td><td class=\"words\">{}</td></tr>",
                     escape(work.name),
                     escape(work.explains),
                     escape(series),
@@ -60,8 +60,10 @@ fn points<'a>(kept: &'a Kept, work: &'a str) -> impl Iterator<Item = (&'a str, &
     })
 }
 
+/// What was counted, without what didn't happen.
 fn counts(point: &Value) -> String {
-    let counts = point["counts"].as_object().into_iter().flatten();
+    let counts =
+        point["counts"].as_object().into_iter().flatten().filter(|(_, count)| count.as_f64() != Some(0.0));
     let of = |(name, count): (&String, &Value)| {
         format!("{name} {}", count.as_f64().map_or("-".to_owned(), number))
     };
