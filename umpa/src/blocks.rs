@@ -136,6 +136,12 @@ impl<'a, M: Machine> Umpa<'a, M> {
         &self.owed
     }
 
+    /// How it was set up.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// How often each way was taken.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -277,9 +277,13 @@ proptest! {
 }
 
 fn with_heap<T>(frames: u64, test: impl FnOnce(&TestHeap<'_, '_>) -> T) -> T {
+    with_heap_on(frames, PageConfig::default(), test)
+}
+
+fn with_heap_on<T>(frames: u64, config: PageConfig, test: impl FnOnce(&TestHeap<'_, '_>) -> T) -> T {
     with_umpa(
         frames,
-        PageConfig::default(),
+        config,
         |_| true,
         |umpa| {
             // SAFETY: the machine has real memory, which is the test's alone.
@@ -314,13 +318,28 @@ fn collections_live_on_a_heap() {
 /// From `PAGES_MIN_BYTES` on a block is never copied: its frames go along.
 #[test]
 fn large_blocks_grow_by_moved_entries() {
-    with_heap(20_000, |heap| {
+    grow(0);
+}
+
+#[test]
+fn blocks_grow_by_copies_where_the_machine_is_better_at_that() {
+    grow(1024);
+}
+
+/// Doubles a block to 32 MiB, which is copied while it has fewer pages than `copy_below_pages`.
+fn grow(copy_below_pages: u64) {
+    let config = PageConfig { copy_below_pages, ..PageConfig::default() };
+    with_heap_on(20_000, config, |heap| {
         let mut block = heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
+        let last = |bytes: usize| bytes / size_of::<u64>() - 1;
         // SAFETY: within the block.
-        unsafe { block.cast::<u64>().write(77) };
+        unsafe {
+            block.cast::<u64>().write(77);
+            block.cast::<u64>().add(last(PAGES_MIN_BYTES)).write(78);
+        }
         let mut bytes = PAGES_MIN_BYTES;
         let before = heap.inspect(|umpa| umpa.stats()).expect("free");
-        let mut moves = 0;
+        let (mut moves, mut copies) = (0, 0);
         while bytes < 32 << 20 {
             // Something behind the block, so that it can't grow there.
             let other = heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
@@ -330,13 +349,17 @@ fn large_blocks_grow_by_moved_entries() {
             unsafe {
                 block = heap.realloc(block, bytes, 16).expect("memory");
                 assert_eq!(block.cast::<u64>().read(), 77);
+                assert_eq!(block.cast::<u64>().add(last(bytes / 2)).read(), 78);
+                block.cast::<u64>().add(last(bytes)).write(78);
                 heap.free(other).expect("a block");
             }
-            moves += u64::from(block != old);
+            let is_copied = (bytes as u64 / 2 / PAGE_BYTES) < copy_below_pages;
+            *(if is_copied { &mut copies } else { &mut moves }) += u64::from(block != old);
         }
         let after = heap.inspect(|umpa| umpa.stats()).expect("free");
         assert_eq!(after.moved - before.moved, moves);
-        assert!(moves >= 4, "{moves}");
+        assert!(moves >= 2, "{moves}");
+        assert_eq!(copies > 0, copy_below_pages > 0, "{copies}");
         // SAFETY: nobody uses it any more.
         unsafe { heap.free(block).expect("a block") };
     });

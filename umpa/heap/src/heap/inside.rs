@@ -255,16 +255,25 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
         }
         let found = self.find(block)?;
         let aligned = gva_of(block).get().is_multiple_of(align_bytes as u64);
-        match found {
-            // SAFETY: the caller's precondition.
-            _ if aligned && unsafe { self.resize(block, bytes) }.is_ok() => return Ok(block),
-            Found::Pages(_) if aligned && stays_aligned(gva_of(block), align_bytes as u64) => {
+        // SAFETY: the caller's precondition.
+        if aligned && unsafe { self.resize(block, bytes) }.is_ok() {
+            return Ok(block);
+        }
+        let by_entries =
+            matches!(found, Found::Pages(_)) && aligned && stays_aligned(gva_of(block), align_bytes as u64);
+        // A copy, where the machine is better at that and has frames for it.
+        let pages = found.usable_bytes() as u64 / PAGE_BYTES;
+        let is_copied = !by_entries || pages < self.segments().umpa().config().copy_below_pages;
+        let other =
+            if is_copied { self.alloc(bytes, align_bytes) } else { Err(HeapError::OutOfMemory { bytes }) };
+        let other = match other {
+            Ok(other) => other,
+            Err(_) if by_entries => {
                 let moved = self.segments().remap(block.as_ptr(), 0, bytes, true);
                 return NonNull::new(moved).ok_or(HeapError::OutOfMemory { bytes });
             }
-            _ => {}
-        }
-        let other = self.alloc(bytes, align_bytes)?;
+            Err(error) => return Err(error),
+        };
         // SAFETY: both blocks have so many bytes, and the new one overlaps no other; the rest is the
         // caller's precondition.
         unsafe { self.replace(block, other, bytes.min(found.usable_bytes())) };
