@@ -261,23 +261,22 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
         }
         let by_entries =
             matches!(found, Found::Pages(_)) && aligned && stays_aligned(gva_of(block), align_bytes as u64);
-        // A copy, where the machine is better at that and has frames for it.
         let pages = found.usable_bytes() as u64 / PAGE_BYTES;
-        let is_copied = !by_entries || pages < self.segments().umpa().config().copy_below_pages;
-        let other =
-            if is_copied { self.alloc(bytes, align_bytes) } else { Err(HeapError::OutOfMemory { bytes }) };
-        let other = match other {
-            Ok(other) => other,
-            Err(_) if by_entries => {
-                let moved = self.segments().remap(block.as_ptr(), 0, bytes, true);
-                return NonNull::new(moved).ok_or(HeapError::OutOfMemory { bytes });
+        if !by_entries || pages < self.segments().umpa().config().copy_below_pages {
+            match self.alloc(bytes, align_bytes) {
+                Ok(other) => {
+                    // SAFETY: both blocks have so many bytes, and the new one overlaps no other; the rest is the
+                    // caller's precondition.
+                    unsafe { self.replace(block, other, bytes.min(found.usable_bytes())) };
+                    return Ok(other);
+                }
+                Err(error) if !by_entries => return Err(error),
+                // Entries need no frames for what is there already.
+                Err(_) => {}
             }
-            Err(error) => return Err(error),
-        };
-        // SAFETY: both blocks have so many bytes, and the new one overlaps no other; the rest is the
-        // caller's precondition.
-        unsafe { self.replace(block, other, bytes.min(found.usable_bytes())) };
-        Ok(other)
+        }
+        let moved = self.segments().remap(block.as_ptr(), 0, bytes, true);
+        NonNull::new(moved).ok_or(HeapError::OutOfMemory { bytes })
     }
 
     /// # Safety
