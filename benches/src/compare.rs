@@ -311,12 +311,9 @@ fn students_t(n: u64) -> f64 {
         12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
         2.131,
     ];
-    let degrees = usize::try_from(n.saturating_sub(1)).unwrap_or(usize::MAX);
-    match degrees.checked_sub(1) {
-        // One sample says nothing of its error; its quartiles are itself.
-        None => BY_DEGREES[0],
-        Some(place) => BY_DEGREES.get(place).copied().unwrap_or(2.131),
-    }
+    // One sample says nothing of its error: its quartiles are itself, however wide this is.
+    let place = usize::try_from(n.saturating_sub(2)).unwrap_or(usize::MAX);
+    BY_DEGREES.get(place).copied().unwrap_or(2.131)
 }
 
 #[cfg(test)]

@@ -21,12 +21,7 @@ use tcmalloc_better::TCMalloc;
 use tikv_jemallocator::Jemalloc;
 
 /// All of them.
-#[cfg(not(feature = "tcmalloc"))]
-pub const NAMES: [&str; 7] =
-    ["glibc", "glibc-retain", "jemalloc", "jemalloc-retain", "mimalloc", "mimalloc-retain", "snmalloc"];
-/// All of them.
-#[cfg(feature = "tcmalloc")]
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 7 + cfg!(feature = "tcmalloc") as usize] = [
     "glibc",
     "glibc-retain",
     "jemalloc",
@@ -34,6 +29,7 @@ pub const NAMES: [&str; 8] = [
     "mimalloc",
     "mimalloc-retain",
     "snmalloc",
+    #[cfg(feature = "tcmalloc")]
     "tcmalloc",
 ];
 
