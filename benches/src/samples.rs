@@ -189,9 +189,9 @@ impl Record {
         self.series(series)?.row(work, bin_bytes)?.median_by(per)
     }
 
-    /// Says why a series isn't there.
-    pub fn leave_out(&mut self, series: &'static str, why: &'static str) {
-        self.absent.insert(series, why);
+    /// Says of series that aren't there why.
+    pub fn leave_out(&mut self, absent: &[(&'static str, &'static str)]) {
+        self.absent.extend(absent.iter().copied());
     }
 
     /// Keeps what others published beside the result.
@@ -434,7 +434,7 @@ mod tests {
     fn what_others_published_is_kept_beside() {
         let mut record = record(true);
         assert!(serde_json::to_value(&record).unwrap().get("absent").is_none());
-        record.leave_out("windows", "another system");
+        record.leave_out(&[("windows", "another system")]);
         record.publish(Value::from(2847));
         let json: Value = serde_json::from_str(&record.to_json().unwrap()).unwrap();
         assert_eq!(json["published"], 2847);

@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod program;
 
-use program::bench::{bench, json, names};
+use program::bench::{bench, has_every_peer, json, names};
 
 const WORKS: [&str; 13] = [
     "join.all",
@@ -27,6 +27,7 @@ fn kernels_come_to_the_same_with_every_memory() {
     let ended = bench(&["kernels", "--elements", "16384", "--rounds", "2", "--json", "-"]);
     let json = json(&ended);
     assert_eq!((&json["bench"], &json["params"]["elements"]), (&"kernels".into(), &16_384.into()));
+    has_every_peer(&json);
     let names = names(&json);
     assert!(names.starts_with(&["umpa", "umpa-own"]), "{names:?}");
     let series = json["series"].as_array().expect("series");

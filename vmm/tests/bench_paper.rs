@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod program;
 
-use program::bench::{bench, json, names};
+use program::bench::{bench, has_every_peer, json, names};
 
 fn counter(series: &serde_json::Value, name: &str) -> u64 {
     series["counters"][name].as_u64().unwrap_or_else(|| panic!("{name} isn't counted: {series}"))
@@ -87,6 +87,7 @@ fn blocks_are_resized_in_every_way() {
     let ended = bench(&["fig11", "--quick", "--rounds", "1", "--json", "-"]);
     let json = json(&ended);
     let guests = ["umpa", "umpa-window", "umpa-realloc", "umpa-move", "umpa-copy"];
+    has_every_peer(&json);
     let names = names(&json);
     assert!(names.starts_with(&guests), "{names:?}");
     let series = json["series"].as_array().expect("series");

@@ -109,6 +109,9 @@ impl BenchError {
     }
 }
 
+/// Why native series are left out.
+const NO_TIMES: &str = "an emulator's times say nothing, and the native series have nothing else";
+
 /// A benchmark: which guests, which native series, what is wanted.
 pub(super) struct Plan<'a> {
     pub(super) bench: &'static str,
@@ -149,8 +152,11 @@ pub(super) fn measure(args: &Common, plan: Plan<'_>) -> Result<Record, BenchErro
         let guest = PausedGuest::start(&host, name, plan.workload, workload_args, &setup)?;
         contenders.push(Box::new(Guest::new(guest)));
     }
+    let mut absent = Vec::new();
     if timing_is_real {
         contenders.extend(plan.natives);
+    } else {
+        absent.extend(plan.natives.iter().map(|native| (native.name(), NO_TIMES)));
     }
     let measured = args.rounds.unwrap_or(if args.quick { 5 } else { 40 });
     let outcomes = interleave(&mut contenders, Rounds { warmup: 3, measured })?;
@@ -163,6 +169,7 @@ pub(super) fn measure(args: &Common, plan: Plan<'_>) -> Result<Record, BenchErro
     params.insert("timing_is_real".into(), timing_is_real.into());
     let host = machine(Some(&host));
     let mut record = Record::new(plan.bench, host, params, &outcomes, plan.targets, timing_is_real)?;
+    record.leave_out(&absent);
     let verdicts = (plan.judge)(&record);
     record.add_verdicts(verdicts);
     Ok(record)

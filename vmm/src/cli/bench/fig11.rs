@@ -44,7 +44,8 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     };
     // Blocks, a copy of one, and what waits for a flush.
     let common = args.options.common(9, 3 * LIVE_BYTES);
-    let record = calls::measure(&common, plan)?;
+    let mut record = calls::measure(&common, plan)?;
+    record.leave_out(peers::ABSENT);
     calls::show(&common, &record, &render(&record))
 }
 

@@ -51,9 +51,7 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     };
     let common = args.options.common(7, memory_bytes(blocks));
     let mut record = calls::measure(&common, plan)?;
-    for &(series, why) in peers::ABSENT {
-        record.leave_out(series, why);
-    }
+    record.leave_out(peers::ABSENT);
     calls::show(&common, &record, &render(&record))
 }
 
