@@ -277,6 +277,9 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// # Errors
     /// [`BlockError::NotABlock`].
     pub fn userpage_free(&mut self, gva: Gva) -> Result<(), BlockError> {
+        if self.retain_whole(gva) {
+            return Ok(());
+        }
         match self.find(gva)? {
             Block::Direct { first, pages } => {
                 self.frames.set_note(first, 0);
@@ -293,6 +296,23 @@ impl<'a, M: Machine> Umpa<'a, M> {
             Block::Cover(cover) => self.end_cover(cover),
         }
         Ok(())
+    }
+
+    /// Frees the block at `gva` if it is a window that stays mapped and is known to be whole. False for any other.
+    fn retain_whole(&mut self, gva: Gva) -> bool {
+        let Some((slot, 0)) = Slot::containing(gva) else { return false };
+        if self.config.placement != Placement::Ladder || !self.space.retain_whole(&mut self.machine, slot) {
+            return false;
+        }
+        debug_assert!(self.is_mapped_wholly(slot), "{slot:?} isn't whole");
+        self.forget_discardables(slot.page(), slot.pages());
+        true
+    }
+
+    /// Whether each page of a retained window is mapped and not watched.
+    fn is_mapped_wholly(&self, slot: Slot) -> bool {
+        let state = self.space.state(&self.machine, slot);
+        matches!(state, State::Retained { pages } if self.mapped_pages(slot, pages) == pages)
     }
 
     /// Bytes that the block at `gva` has.
@@ -369,13 +389,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// Rung a', among windows for `capacity_pages`.
     fn retained_block<S: Supply<M>>(&mut self, pages: u64, capacity_pages: u64) -> Option<Gva> {
         let room = self.room(capacity_pages);
-        let (slot, have) = self.space.take_retained(
-            &mut self.machine,
-            self.tables.arena_mut(),
-            room,
-            pages,
-            pages + pages / 4,
-        )?;
+        let (slot, have) = self.space.take_retained(&mut self.machine, room, pages, pages + pages / 4)?;
         S::reuse(self, slot.page(), have);
         self.stats.retained += 1;
         Some(slot.page().start())
@@ -398,11 +412,7 @@ impl<'a, M: Machine> Umpa<'a, M> {
     pub(crate) fn reclaim(&mut self, frames: u64) {
         let missing = |store: &FrameStore<'_>| frames.saturating_sub(store.free_frames());
         while missing(&self.frames) > self.frames.quarantined_frames() {
-            let Some((slot, pages)) =
-                self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
-            else {
-                break;
-            };
+            let Some((slot, pages)) = self.space.take_any_retained(&mut self.machine) else { break };
             self.stats.reclaimed += 1;
             self.end_window(slot, pages);
         }

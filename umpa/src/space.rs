@@ -33,7 +33,7 @@ mod record;
 use crate::flush::FlushedAll;
 use crate::hardware::TableMemory;
 use crate::tables::TableArena;
-use record::{NONE, Record, Records, WHOLE, forget};
+use record::{NONE, Place, Record, Records, WHOLE, forget};
 use umpa_abi::addr::{Gva, PAGE_SHIFT, Page};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
 
@@ -283,8 +283,7 @@ impl AddressSpace {
     /// True for a live window all of whose pages are mapped and not watched, without a look at them. It was
     /// retained, and since then nothing was done to its leaves but to map more at its end.
     pub fn is_known_whole(&self, memory: &impl TableMemory, slot: Slot) -> bool {
-        let record = self.classes[slot.class()].records.get(memory, slot);
-        matches!(record.state(), State::Live { .. }) && record.link() == WHOLE
+        self.classes[slot.class()].records.get(memory, slot).is_known_whole()
     }
 
     /// Whether a live window is whole isn't known any more: to be called before anything is done to its leaves
@@ -326,12 +325,28 @@ impl AddressSpace {
         self.retained_pages += pages;
     }
 
+    /// Ends a live window that is known to be whole ([`Self::is_known_whole`]) and stays mapped. False for any other
+    /// slot, and nothing is done. One look at the record and one store to it: this is how blocks that come back again
+    /// and again are freed.
+    pub fn retain_whole(&mut self, memory: &mut impl TableMemory, slot: Slot) -> bool {
+        let class = &mut self.classes[slot.class()];
+        let Some((place, record)) = class.records.find(memory, slot) else { return false };
+        let pages = record.pages();
+        if !record.is_known_whole() || pages == 0 {
+            return false;
+        }
+        place.write(memory, Record::new(Record::RETAINED, pages, class.retained));
+        class.retained = slot.index;
+        self.live -= 1;
+        self.retained_pages += pages;
+        true
+    }
+
     /// Makes the retained window that was freed last, among those with slots for `capacity_pages`,
     /// live again if it has from `pages` to `pages_max` pages.
     pub fn take_retained(
         &mut self,
         memory: &mut impl TableMemory,
-        arena: &mut TableArena<'_>,
         capacity_pages: u64,
         pages: u64,
         pages_max: u64,
@@ -339,23 +354,20 @@ impl AddressSpace {
         let shift = capacity_pages.checked_next_power_of_two()?.trailing_zeros() + PAGE_SHIFT;
         let class =
             shift.max(SHIFT_MIN).checked_sub(SHIFT_MIN).filter(|&class| (class as usize) < CLASSES)?;
-        let (slot, have) = self.head_retained(memory, class as usize)?;
+        let (slot, place, record) = self.head_retained(memory, class as usize)?;
+        let have = record.pages();
         if have < pages || have > pages_max {
             return None;
         }
-        self.unretain(memory, arena, slot, have);
+        self.unretain(memory, slot, place, record);
         Some((slot, have))
     }
 
     /// Makes any retained window live again, the largest class first, so that it can be unmapped.
-    pub fn take_any_retained(
-        &mut self,
-        memory: &mut impl TableMemory,
-        arena: &mut TableArena<'_>,
-    ) -> Option<(Slot, u64)> {
-        let (slot, pages) = (0..CLASSES).rev().find_map(|class| self.head_retained(memory, class))?;
-        self.unretain(memory, arena, slot, pages);
-        Some((slot, pages))
+    pub fn take_any_retained(&mut self, memory: &mut impl TableMemory) -> Option<(Slot, u64)> {
+        let (slot, place, record) = (0..CLASSES).rev().find_map(|class| self.head_retained(memory, class))?;
+        self.unretain(memory, slot, place, record);
+        Some((slot, record.pages()))
     }
 
     /// Frees the stale slots; the argument proves the flush. Constant time for each class.
@@ -392,30 +404,23 @@ impl AddressSpace {
         }
     }
 
-    fn head_retained(&self, memory: &impl TableMemory, class: usize) -> Option<(Slot, u64)> {
+    /// The retained window of a class that was freed last: its slot, where its record is, and that.
+    fn head_retained(&self, memory: &impl TableMemory, class: usize) -> Option<(Slot, Place, Record)> {
         let index = self.classes[class].retained;
         if index == NONE {
             return None;
         }
         let slot = Slot { shift: class as u32 + SHIFT_MIN, index };
-        match self.state(memory, slot) {
-            State::Retained { pages } => Some((slot, pages)),
-            _ => None,
-        }
+        let (place, record) = self.classes[class].records.find(memory, slot)?;
+        debug_assert!(matches!(record.state(), State::Retained { .. }), "{slot:?} is in the list");
+        Some((slot, place, record))
     }
 
-    fn unretain(
-        &mut self,
-        memory: &mut impl TableMemory,
-        arena: &mut TableArena<'_>,
-        slot: Slot,
-        pages: u64,
-    ) {
-        let next = self.classes[slot.class()].records.get(memory, slot).link();
-        self.rewrite(memory, arena, slot, Record::new(Record::LIVE, pages, WHOLE));
-        self.classes[slot.class()].retained = next;
+    fn unretain(&mut self, memory: &mut impl TableMemory, slot: Slot, place: Place, record: Record) {
+        place.write(memory, Record::new(Record::LIVE, record.pages(), WHOLE));
+        self.classes[slot.class()].retained = record.link();
         self.live += 1;
-        self.retained_pages -= pages;
+        self.retained_pages -= record.pages();
     }
 
     /// Replaces a record that exists already, so that no frame is needed.

@@ -16,6 +16,7 @@ pub(super) const PATHS: &[Path] = &[
     Path { name: "blocks/malloc-free-1m", run: |meter| malloc_free(meter, Config::default(), 1 << 20) },
     Path { name: "blocks/malloc-free-1m-remap", run: |meter| malloc_free(meter, REMAP(), 1 << 20) },
     Path { name: "blocks/malloc-free-zeroed-64k", run: zeroed },
+    Path { name: "blocks/window-free-mapped-16k", run: window },
     Path { name: "blocks/malloc-free-stitched-256k", run: stitched },
     Path { name: "blocks/churn", run: churn },
     Path { name: "blocks/realloc-in-place", run: in_place },
@@ -42,6 +43,17 @@ fn malloc_free(meter: &mut dyn Meter, config: Config, bytes: u64) {
             blocks.extend((0..32).map(|_| malloc(umpa, bytes)));
             blocks.drain(..).for_each(|block| umpa.userpage_free(block).expect("a block"));
             umpa.settle();
+        });
+    });
+}
+
+/// Windows that find those that were freed before, mapped still.
+fn window(meter: &mut dyn Meter) {
+    with_umpa(1024, Config::default(), |umpa| {
+        let mut blocks = Vec::with_capacity(32);
+        meter.measure(32, &mut || {
+            blocks.extend((0..32).map(|_| umpa.userpage_window(black_box(16 << 10)).expect("free frames")));
+            blocks.drain(..).for_each(|block| umpa.userpage_free(block).expect("a block"));
         });
     });
 }

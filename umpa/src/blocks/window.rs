@@ -91,9 +91,7 @@ impl<M: Machine> Umpa<'_, M> {
 
     /// Ends all retained windows. The flush comes next.
     fn end_retained(&mut self) {
-        while let Some((slot, pages)) =
-            self.space.take_any_retained(&mut self.machine, self.tables.arena_mut())
-        {
+        while let Some((slot, pages)) = self.space.take_any_retained(&mut self.machine) {
             self.stats.reclaimed += 1;
             self.end_window(slot, pages);
         }
@@ -243,18 +241,14 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// True when every page of the window is mapped and not watched, and no address in it waits for a
-    /// flush. Constant time where that is known, else linear in its leaves.
+    /// flush. Linear in its leaves; see `retain_whole` for windows of which it is known.
     pub(super) fn is_whole(&self, slot: Slot, pages: u64) -> bool {
-        if self.space.is_known_whole(&self.machine, slot) {
-            debug_assert_eq!(self.mapped_pages(slot, pages), pages, "{slot:?} isn't whole");
-            return pages > 0;
-        }
         let stale = self.space.is_stale(&self.machine, slot, self.owed.settled());
         !stale && pages > 0 && self.mapped_pages(slot, pages) == pages
     }
 
     /// Pages of the window that are mapped and not watched.
-    fn mapped_pages(&self, slot: Slot, pages: u64) -> u64 {
+    pub(super) fn mapped_pages(&self, slot: Slot, pages: u64) -> u64 {
         let mut mapped = 0;
         let _ = self.tables.for_each_leaf(&self.machine, slot.page(), pages, &mut |leaf| {
             mapped += if leaf.watch().is_none() { leaf.pages } else { 0 };

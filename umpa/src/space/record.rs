@@ -30,7 +30,7 @@ impl Record {
     }
 
     pub(super) const fn state(self) -> State {
-        let pages = self.0 << 2 >> (LINK_BITS + 2);
+        let pages = self.pages();
         match self.0 >> 62 {
             Self::COVER if self.link() == NONE => State::Held { note: pages },
             Self::COVER => State::Cover { offset_pages: self.link() as u64, pages },
@@ -40,8 +40,31 @@ impl Record {
         }
     }
 
+    pub(super) const fn pages(self) -> u64 {
+        self.0 << 2 >> (LINK_BITS + 2)
+    }
+
     pub(super) const fn link(self) -> u32 {
         (self.0 & NONE as u64) as u32
+    }
+
+    /// A live slot all of whose pages are mapped.
+    pub(super) const fn is_known_whole(self) -> bool {
+        self.0 >> 62 == Self::LIVE && self.link() == WHOLE
+    }
+}
+
+/// Where a record is, once it was looked up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    node: Frame,
+    index: usize,
+}
+
+impl Place {
+    /// Replaces the record.
+    pub(super) fn write(self, memory: &mut impl TableMemory, record: Record) {
+        memory.write(self.node, self.index, record.0);
     }
 }
 
@@ -61,15 +84,21 @@ impl Records {
     }
 
     pub(super) fn get(self, memory: &impl TableMemory, slot: Slot) -> Record {
-        let Some(mut node) = self.root else { return Record(0) };
+        self.find(memory, slot).map_or(Record(0), |(_, record)| record)
+    }
+
+    /// The record and where it is, if there ever was one.
+    pub(super) fn find(self, memory: &impl TableMemory, slot: Slot) -> Option<(Place, Record)> {
+        let mut node = self.root?;
         for height in (2..=Self::height(slot.shift)).rev() {
             let word = memory.read(node, Self::digit(slot.index, height));
             if word == 0 {
-                return Record(0);
+                return None;
             }
             node = Frame::new(word);
         }
-        Record(memory.read(node, Self::digit(slot.index, 1)))
+        let index = Self::digit(slot.index, 1);
+        Some((Place { node, index }, Record(memory.read(node, index))))
     }
 
     pub(super) fn set(

@@ -69,8 +69,8 @@ fn a_retained_window_is_found_by_its_length() {
     let slot = space.reserve(&mut memory, &mut arena, 8, 7).unwrap();
     space.retain(&mut memory, &mut arena, slot, 7);
     assert_eq!((space.live(), space.retained_pages()), (0, 7));
-    assert_eq!(space.take_retained(&mut memory, &mut arena, 8, 8, 10), None);
-    assert_eq!(space.take_retained(&mut memory, &mut arena, 6, 6, 7), Some((slot, 7)));
+    assert_eq!(space.take_retained(&mut memory, 8, 8, 10), None);
+    assert_eq!(space.take_retained(&mut memory, 6, 6, 7), Some((slot, 7)));
     assert_eq!((space.live(), space.retained_pages()), (1, 0));
 }
 
@@ -113,4 +113,36 @@ fn what_is_refused_reserves_nothing() {
     let pages = (1 << (SHIFT_MAX - PAGE_SHIFT)) + 1;
     assert_eq!(space.reserve(&mut memory, &mut arena, pages, 0), Err(SpaceError::TooLarge { pages }));
     assert_eq!(space.live(), 0);
+}
+
+#[test]
+fn a_window_known_to_be_whole_is_retained_at_once() {
+    let (mut memory, mut links) = memory();
+    let mut arena = TableArena::new(Frame::new(0), 0, &mut links);
+    let mut space = AddressSpace::new();
+    let [first, second] = [(); 2].map(|()| space.reserve(&mut memory, &mut arena, 4, 3).unwrap());
+    assert!(!space.retain_whole(&mut memory, Slot { shift: 21, index: 9 }), "never used");
+    assert!(!space.retain_whole(&mut memory, first), "nothing is known of a new window");
+    space.retain(&mut memory, &mut arena, first, 3);
+    space.retain(&mut memory, &mut arena, second, 3);
+    assert!(!space.retain_whole(&mut memory, second), "freed already");
+    assert_eq!(space.take_retained(&mut memory, 4, 3, 3), Some((second, 3)));
+    assert_eq!((space.live(), space.retained_pages()), (1, 3));
+    assert!(space.retain_whole(&mut memory, second));
+    assert_eq!(space.state(&memory, second), State::Retained { pages: 3 });
+    assert_eq!((space.live(), space.retained_pages()), (0, 6));
+    // The last one first, and the list goes on behind it.
+    assert_eq!(space.take_retained(&mut memory, 4, 3, 3), Some((second, 3)));
+    assert_eq!(space.take_retained(&mut memory, 4, 3, 3), Some((first, 3)));
+    assert_eq!(space.take_any_retained(&mut memory), None);
+    for change in 0..3 {
+        match change {
+            0 => space.forget_whole(&mut memory, &mut arena, second),
+            1 => space.mark_stale(&mut memory, &mut arena, first, 5),
+            _ => space.set_pages(&mut memory, &mut arena, second, 0),
+        }
+        assert!(!space.retain_whole(&mut memory, if change == 1 { first } else { second }), "{change}");
+    }
+    space.set_cover(&mut memory, &mut arena, second, 1, 2);
+    assert!(!space.retain_whole(&mut memory, second), "a cover");
 }
