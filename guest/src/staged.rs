@@ -1,4 +1,5 @@
-//! Blocks for Table 1: from frames that the hypervisor has just granted, that are held, or that are mapped still.
+//! Blocks for Table 1: from frames that the hypervisor has just granted, that are held, that are held and zero, or
+//! that are mapped still.
 
 #![allow(unsafe_code)] // reason: the trait is unsafe, as blocks are bare memory
 
@@ -21,6 +22,8 @@ pub enum Frames {
     Fresh,
     /// In the lookaside.
     Held,
+    /// In the lookaside, zeroed while there was nothing else to do: like fresh ones the program finds zeros there.
+    Stocked,
     /// Where the block before was, mapped.
     Mapped,
 }
@@ -40,26 +43,32 @@ pub enum Leaves {
 pub type Series = (&'static str, Frames, Leaves);
 
 /// All of them. The direct map of what is held is what is mapped still: no entry is written for it.
-pub const SERIES: [Series; 7] = [
+pub const SERIES: [Series; 8] = [
     ("umpa-fresh-4k", Frames::Fresh, Leaves::Small),
     ("umpa-held-4k", Frames::Held, Leaves::Small),
     ("umpa-mapped-4k", Frames::Mapped, Leaves::Small),
     ("umpa-fresh-2m", Frames::Fresh, Leaves::Large),
     ("umpa-fresh-direct", Frames::Fresh, Leaves::Direct),
     ("umpa-held-2m", Frames::Held, Leaves::Large),
+    ("umpa-stocked-2m", Frames::Stocked, Leaves::Direct),
     ("umpa-mapped-2m", Frames::Mapped, Leaves::Direct),
 ];
 
 /// What suits a series.
 #[must_use]
 pub fn config(boot: &BootInfo, (_, frames, leaves): Series) -> Config {
-    let anew = frames != Frames::Mapped && leaves != Leaves::Direct;
+    let anew = matches!(frames, Frames::Fresh | Frames::Held) && leaves != Leaves::Direct;
     Config {
         placement: if anew { Placement::Remap } else { Placement::Ladder },
         cover_min_pages: if leaves == Leaves::Large { 1 } else { u64::MAX },
         quarantine_max_frames: boot.frames_max / 8,
         ..suited(boot)
     }
+}
+
+/// The first address of each page of a block.
+fn pages(block: Gva, bytes: u64) -> impl Iterator<Item = Gva> {
+    (0..bytes / PAGE_BYTES).map(move |page| Gva::new(block.get() + page * PAGE_BYTES))
 }
 
 /// An allocator made with [`config`], for a series.
@@ -88,6 +97,24 @@ impl<'a, 'm> StagedBlocks<'a, 'm> {
         done
     }
 
+    /// A window of small leaves that was touched and freed, for blocks that find one still mapped.
+    fn map_window(&mut self, bytes: u64) -> bool {
+        let Ok(window) = self.umpa.userpage_window(bytes) else { return false };
+        let small = self.umpa.userpage_demote(window, bytes).is_ok();
+        pages(window, bytes).for_each(|page| mmu::store(page, page.get()));
+        small & self.umpa.userpage_free(window).is_ok()
+    }
+
+    /// All free frames zeroed, as a program does in idle time, and a block that shows it.
+    fn stock(&mut self, bytes: u64) -> bool {
+        self.umpa.prezero(u64::MAX);
+        let Ok(block) = self.umpa.userpage_malloc_zeroed(bytes) else { return false };
+        let zero = pages(block, bytes).all(|page| mmu::load(page) == 0);
+        let freed = self.umpa.userpage_free(block).is_ok();
+        self.umpa.prezero(u64::MAX);
+        zero & freed
+    }
+
     #[inline]
     fn block(&mut self, bytes: u64) -> Option<Gva> {
         let (_, frames, leaves) = self.series;
@@ -96,6 +123,7 @@ impl<'a, 'm> StagedBlocks<'a, 'm> {
             self.exchange(|umpa| umpa.preload(wanted).frames == wanted).then_some(())?;
         }
         let block = match (frames, leaves) {
+            (Frames::Stocked, _) => self.umpa.userpage_malloc_zeroed(bytes),
             (_, Leaves::Large | Leaves::Direct) => self.umpa.userpage_malloc(bytes),
             (Frames::Mapped, Leaves::Small) => self.umpa.userpage_window(bytes),
             (_, Leaves::Small) => self.umpa.userpage_malloc_sized(bytes, PageSize::Size4K, Otherwise::Refuse),
@@ -129,15 +157,12 @@ unsafe impl Blocks for StagedBlocks<'_, '_> {
 }
 
 impl Staged for StagedBlocks<'_, '_> {
-    /// A window of small leaves that was touched and freed, for blocks that find one still mapped.
     fn prepare(&mut self, bytes: u64) -> bool {
-        if (self.series.1, self.series.2) != (Frames::Mapped, Leaves::Small) {
-            return true;
+        match (self.series.1, self.series.2) {
+            (Frames::Mapped, Leaves::Small) => self.map_window(bytes),
+            (Frames::Stocked, _) => self.stock(bytes),
+            _ => true,
         }
-        let Ok(window) = self.umpa.userpage_window(bytes) else { return false };
-        let small = self.umpa.userpage_demote(window, bytes).is_ok();
-        (0..bytes / PAGE_BYTES).for_each(|page| mmu::store(Gva::new(window.get() + page * PAGE_BYTES), page));
-        small & self.umpa.userpage_free(window).is_ok()
     }
 
     fn later(&mut self) {

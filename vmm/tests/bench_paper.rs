@@ -26,12 +26,13 @@ fn blocks_are_touched_wherever_their_frames_come_from() {
         "umpa-fresh-2m",
         "umpa-fresh-direct",
         "umpa-held-2m",
+        "umpa-stocked-2m",
         "umpa-mapped-2m",
     ];
     let names = names(&json);
     assert!(names.starts_with(&guests), "{names:?}");
-    // 16 KiB to 32 MiB: 64 blocks up to 64 KiB, then half as many for each size down to one; before several, one.
-    let blocks = 2 * (3 * 64 + 32 + 16 + 8 + 4 + 2 + 4 + 8);
+    // 16 KiB to 32 MiB: 64 blocks up to 64 KiB, then half as many for each size down to one; before them, one.
+    let blocks = 2 * (3 * 64 + 32 + 16 + 8 + 4 + 2 + 4 + 12);
     let series = json["series"].as_array().expect("series");
     for (series, name) in series.iter().zip(guests) {
         let points = series["points"].as_array().expect("points");
@@ -56,9 +57,15 @@ fn blocks_are_touched_wherever_their_frames_come_from() {
             "umpa-mapped-2m" | "umpa-fresh-direct" => {
                 assert_eq!((counter(series, "blocks_direct"), stores), (blocks, 0), "{name}");
             }
+            // Each block was zero without anyone waiting for it, those that are looked at before included.
+            "umpa-stocked-2m" => {
+                assert_eq!((counter(series, "blocks_direct"), stores), (blocks + 2 * 12, 0), "{name}");
+                let zeros = (counter(series, "known_zero_frames"), counter(series, "zeroed_frames"));
+                assert_eq!(zeros, (2 * (22_272 + 2 * 16_380), 0), "{name}");
+            }
             // A leaf for each page and its end, or for each 2 MiB.
             "umpa-fresh-4k" | "umpa-held-4k" => {
-                let pages = 2 * (22_272 + 1020);
+                let pages = 2 * (22_272 + 16_380);
                 assert!((2 * pages..2 * pages + 2000).contains(&stores), "{name}: {stores}");
             }
             _ => {
@@ -69,15 +76,18 @@ fn blocks_are_touched_wherever_their_frames_come_from() {
     }
     assert_eq!(json["published"]["rows"][3]["linux_paged"], 6597.0);
     if is_timed(&json) {
-        assert_eq!(names[7..], ["linux-mmap", "linux-populate", "linux-thp"]);
-        assert_eq!(json["targets"].as_array().map(Vec::len), Some(6), "{json}");
-        for what in
-            ["cycles per page (median)", "The paper's Table 1", "umpa-mapped-4k: all at most 30 cycles"]
-        {
+        assert_eq!(names[8..], ["linux-mmap", "linux-populate", "linux-thp"]);
+        assert_eq!(json["targets"].as_array().map(Vec::len), Some(9), "{json}");
+        for what in [
+            "cycles per page (median)",
+            "The paper's Table 1",
+            "umpa-mapped-4k: all at most 30 cycles",
+            "umpa-mapped-2m adds to touching",
+        ] {
             assert!(ended.err.contains(what), "{what}: {ended}");
         }
     } else {
-        assert!(names.len() == 7 && !ended.err.contains("median"), "{ended}");
+        assert!(names.len() == 8 && !ended.err.contains("median"), "{ended}");
     }
 }
 

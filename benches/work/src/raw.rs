@@ -106,7 +106,10 @@ impl Pattern {
     }
 }
 
-// The three timed parts are never inlined: they are then the same instructions wherever they are
+/// Cache lines of a page.
+const LINES: u64 = PAGE_BYTES / 64;
+
+// The timed parts are never inlined: they are then the same instructions wherever they are
 // called from, the null loop included.
 
 #[inline(never)]
@@ -136,6 +139,22 @@ unsafe fn timed_traversal(block: NonNull<u8>, steps: u64, stride_bytes: u64, mut
         let byte = pattern.next_byte();
         // SAFETY: the caller's.
         unsafe { block.add((step * stride_bytes) as usize).write_volatile(byte) };
+    }
+    tsc_cycles().wrapping_sub(start_cycles)
+}
+
+/// The same with another line of each page: the first, the second, and so on to the last and over again.
+///
+/// # Safety
+/// `block` is the start of `pages` writable pages.
+#[inline(never)]
+unsafe fn timed_spread(block: NonNull<u8>, pages: u64, mut pattern: Pattern) -> u64 {
+    let start_cycles = tsc_cycles();
+    for page in 0..pages {
+        let byte = pattern.next_byte();
+        let line = page % LINES * (PAGE_BYTES / LINES);
+        // SAFETY: the caller's; a line lies in its page.
+        unsafe { block.add((page * PAGE_BYTES + line) as usize).write_volatile(byte) };
     }
     tsc_cycles().wrapping_sub(start_cycles)
 }
@@ -244,6 +263,14 @@ impl<'r, B: Blocks> Ring<'r, B> {
         let Some(&Slot { block: Some(block), bytes, number, .. }) = self.slots.get(at) else { return 0 };
         // SAFETY: the block is live and has `bytes` bytes, so its last stride begins within it.
         unsafe { timed_traversal(block, self.steps(bytes), self.stride_bytes, Pattern::of_block(number)) }
+    }
+
+    /// Writes a byte to each page of the block at `at`, to another line of each; cycles (0 without a block). Where it
+    /// is the byte that [`Self::traverse`] writes, it is the same one.
+    pub(crate) fn spread(&mut self, at: usize) -> u64 {
+        let Some(&Slot { block: Some(block), bytes, number, .. }) = self.slots.get(at) else { return 0 };
+        // SAFETY: the block is live and has `bytes` bytes, so that whole pages of it are writable.
+        unsafe { timed_spread(block, bytes / PAGE_BYTES, Pattern::of_block(number)) }
     }
 
     /// Reads the bytes back; how many are wrong.

@@ -5,15 +5,21 @@
 //! the block is freed, which isn't timed. Each block has bytes of its own: a write that went astray, or a
 //! page that still holds what the block before had, is an error.
 //!
+//! The first lines of all pages share a 64th of each cache's sets: from 4 MiB on they aren't in the second level any
+//! more (2 MiB, 16 ways), at 512 MiB not in the third. So another line of each page is written as well,
+//! twice, and the second time counted: what the same stores take when they don't collide.
+//!
 //! | row | what is timed |
 //! | --- | --- |
 //! | `alloc`, `touch`, `free` | the three parts; `free` has all that an allocator put off until then |
 //! | `all` | their sum |
+//! | `calls` | `alloc` and `free`: what the allocator takes, and not the memory |
 //! | `retouch` | the second writes |
+//! | `spread` | writes to another line of each page, all lines in turn |
 //! | `exchange` | the part of `alloc` and `free` in which the hypervisor was asked, where it was |
 //!
-//! Sums over the operations of a size, less the null loop (see [`raw`](crate::raw)). Where a size has several
-//! operations, one more goes before them and doesn't count.
+//! Sums over the operations of a size, less the null loop (see [`raw`](crate::raw)). Up to [`WARMED_BYTES`] one
+//! more operation goes before them and doesn't count.
 
 use core::fmt;
 
@@ -28,6 +34,9 @@ pub const FIRST_BYTES: u64 = 16 << 10;
 pub const LARGEST_BYTES: u64 = 512 << 20;
 /// The largest of a short run.
 pub const QUICK_BYTES: u64 = 32 << 20;
+/// Up to this size a block goes first that doesn't count: what it takes to come back to a size, with caches full of
+/// other pages, isn't the size's. The lines that are written of larger ones are no longer there the next time.
+pub const WARMED_BYTES: u64 = 64 << 20;
 
 /// Sizes up to `largest_bytes`.
 pub fn sizes(largest_bytes: u64) -> impl Iterator<Item = u64> {
@@ -119,18 +128,16 @@ impl<'r, B: Staged> Table1<'r, B> {
         if !self.ring.allocator().prepare(bytes) {
             return Err(TouchError::NoMemory { bytes });
         }
-        // Where blocks are few cycles each, one goes first: what it takes to come back to this size, with
-        // caches full of the last one's pages, isn't the size's.
-        if ops > 1 {
+        if bytes <= WARMED_BYTES {
             self.block(bytes)?;
         }
         let _ = self.ring.allocator().exchange_cycles();
-        let mut sums = [0_u64; 4];
+        let mut sums = [0_u64; 5];
         for _ in 0..ops {
             let cycles = self.block(bytes)?;
             sums.iter_mut().zip(cycles).for_each(|(sum, cycles)| *sum += cycles);
         }
-        let [mut alloc, mut touch, mut retouch, mut free] = sums;
+        let [mut alloc, mut touch, mut retouch, mut spread, mut free] = sums;
         let start_cycles = tsc_cycles();
         self.ring.allocator().later();
         let later = tsc_cycles().wrapping_sub(start_cycles);
@@ -138,13 +145,15 @@ impl<'r, B: Staged> Table1<'r, B> {
         alloc = alloc.saturating_sub(null.alloc_cycles(ops));
         touch = touch.saturating_sub(null.traverse_cycles(ops));
         retouch = retouch.saturating_sub(null.traverse_cycles(ops));
+        spread = spread.saturating_sub(null.traverse_cycles(ops));
         // The clock, read twice, is part of freeing nothing.
         free = (free + later).saturating_sub(null.free_cycles(ops + 1));
         let exchange = self.ring.allocator().exchange_cycles();
         let pages = ops * (bytes / PAGE_BYTES);
         let series = name(self.ring.name());
         let rows = [("alloc", alloc), ("touch", touch), ("free", free), ("all", alloc + touch + free)];
-        let more = [("retouch", retouch), ("exchange", exchange)];
+        let more =
+            [("calls", alloc + free), ("retouch", retouch), ("spread", spread), ("exchange", exchange)];
         for (work, cycles) in
             rows.into_iter().chain(more).filter(|&(work, cycles)| work != "exchange" || cycles > 0)
         {
@@ -153,13 +162,14 @@ impl<'r, B: Staged> Table1<'r, B> {
         Ok(())
     }
 
-    /// Cycles to allocate a block, to write it once and again, and to free it.
-    fn block(&mut self, bytes: u64) -> Result<[u64; 4], TouchError> {
+    /// Cycles to allocate a block, to write it once, again, and spread, and to free it.
+    fn block(&mut self, bytes: u64) -> Result<[u64; 5], TouchError> {
         let alloc = self.ring.alloc(0, self.number, bytes, true).ok_or(TouchError::NoMemory { bytes })?;
         self.number += 1;
         let [touch, retouch] = [(); 2].map(|()| self.ring.traverse(0));
+        let [_, spread] = [(); 2].map(|()| self.ring.spread(0));
         match self.ring.wrong_bytes(0) {
-            0 => Ok([alloc, touch, retouch, self.ring.free(0)]),
+            0 => Ok([alloc, touch, retouch, spread, self.ring.free(0)]),
             pages => Err(TouchError::Wrong { bytes, pages }),
         }
     }
@@ -219,7 +229,7 @@ mod tests {
         let mut work = Table1::new(same(16), &mut slot);
         work.round(64 << 10, &mut |sample| samples.push(sample)).unwrap();
         let rows: Vec<_> = samples.iter().map(|row| (row.bytes, name_text(&row.work))).collect();
-        let works = ["alloc", "touch", "free", "all", "retouch"];
+        let works = ["alloc", "touch", "free", "all", "calls", "retouch", "spread"];
         let want = [16 << 10, 32 << 10, 64 << 10].map(|bytes| works.map(|work| (bytes, work)));
         assert_eq!(rows, want.as_flattened());
         assert!(

@@ -13,14 +13,24 @@ use crate::userpage::Allocator;
 use crate::{call, mmu, rounds};
 
 /// What is counted over the rounds that count.
-const COUNTED: [&str; 6] =
-    ["stores", "flushes", "exchanges", "blocks_retained", "blocks_direct", "blocks_covers"];
+const COUNTED: [&str; 8] = [
+    "stores",
+    "flushes",
+    "exchanges",
+    "blocks_retained",
+    "blocks_direct",
+    "blocks_covers",
+    "known_zero_frames",
+    "zeroed_frames",
+];
 
 fn counts(umpa: &mut Allocator<'_>) -> [u64; COUNTED.len()] {
     let (stores, stats) = (umpa.tables().stores(), umpa.stats());
     let machine = umpa.machine_mut();
     let flushes = machine.tlb.page_flushes() + machine.tlb.full_flushes();
-    [stores, flushes, machine.hypervisor.exchanges(), stats.retained, stats.direct, stats.covers]
+    let exchanges = machine.hypervisor.exchanges();
+    let zeros = [stats.known_zero_frames, stats.zeroed_frames];
+    [stores, flushes, exchanges, stats.retained, stats.direct, stats.covers, zeros[0], zeros[1]]
 }
 
 /// See the [module](self).

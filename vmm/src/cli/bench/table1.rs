@@ -19,9 +19,10 @@ use super::native;
 /// Blocks of 16 KiB to 512 MiB, allocated, touched page by page and freed: cycles per page.
 ///
 /// `fresh`: frames come from the hypervisor for each block and go back with it; `held`: the guest has them, the
-/// mapping is made for each block; `mapped`: it is there from the block before. `4k` and `2m` are the leaves,
-/// `direct` those of the direct map, for which nothing is stored. Beside them Linux by page faults, with
-/// MAP_POPULATE, and with MADV_HUGEPAGE. --quick: up to 32 MiB.
+/// mapping is made for each block; `mapped`: it is there from the block before; `stocked`: the guest has the frames,
+/// and has zeroed them in idle time. `4k` and `2m` are the leaves, `direct` those of the direct map, for which
+/// nothing is stored. Beside them Linux by page faults, with MAP_POPULATE, and with MADV_HUGEPAGE. --quick: up to
+/// 32 MiB.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -29,13 +30,14 @@ pub(super) struct Args {
 }
 
 /// The guests' series.
-const GUESTS: [&str; 7] = [
+const GUESTS: [&str; 8] = [
     "umpa-fresh-4k",
     "umpa-held-4k",
     "umpa-mapped-4k",
     "umpa-fresh-2m",
     "umpa-fresh-direct",
     "umpa-held-2m",
+    "umpa-stocked-2m",
     "umpa-mapped-2m",
 ];
 
@@ -74,9 +76,16 @@ fn render(record: &Record) -> String {
             "touch only, cycles per page (median): the same loop once more, the floor of all of them",
             "retouch",
         ),
+        (
+            "touch another line of each page, cycles per page (median): the same stores where they don't all fall \
+             into one 64th of each cache",
+            "spread",
+        ),
+        ("allocate and free, cycles per page (median): what isn't touching", "calls"),
     ] {
         text += &record.matrix(title, work, Per::Page, None);
     }
+    added(&mut text, record);
     let _ = writeln!(text, "{}", paper::TABLE1_SOURCE);
     for row in paper::TABLE1 {
         let _ = writeln!(
@@ -90,6 +99,23 @@ fn render(record: &Record) -> String {
         );
     }
     text + &record.ending()
+}
+
+/// What the mapped series take more than the same writes once more.
+fn added(text: &mut String, record: &Record) {
+    for series in ["umpa-mapped-4k", "umpa-mapped-2m", "umpa-stocked-2m"] {
+        let by = |work, bytes| record.median_by(series, work, bytes, Per::Page);
+        let cells: Vec<String> = sizes(LARGEST_BYTES)
+            .filter_map(|bytes| {
+                let added = by("all", bytes)? - by("retouch", bytes)?;
+                Some(format!("{} {added:.1}", size(bytes)))
+            })
+            .collect();
+        if !cells.is_empty() {
+            let _ = writeln!(text, "{series} adds to touching (all - retouch): {}", cells.join(", "));
+        }
+    }
+    text.push('\n');
 }
 
 /// A series' worst size decides; beside it what the same loop takes there natively on pages that are mapped, and
@@ -113,8 +139,11 @@ fn judge(record: &Record) -> Vec<Verdict> {
     [
         at_most("umpa-mapped-4k", "all", 0, MAPPED_CYCLES, ("linux-populate", "retouch")),
         at_most("umpa-mapped-2m", "all", 0, MAPPED_CYCLES, ("linux-thp", "retouch")),
+        at_most("umpa-mapped-4k", "calls", 0, MAPPED_CYCLES, ("linux-populate", "calls")),
+        at_most("umpa-mapped-2m", "calls", 0, MAPPED_CYCLES, ("linux-thp", "calls")),
         at_most("umpa-fresh-direct", "all", large, LARGE_CYCLES, ("linux-thp", "all")),
         at_most("umpa-fresh-2m", "all", large, LARGE_CYCLES, ("linux-thp", "all")),
+        at_most("umpa-stocked-2m", "all", large, LARGE_CYCLES, ("linux-thp", "all")),
         at_most("umpa-held-2m", "all", large, LARGE_CYCLES, ("linux-thp", "all")),
         at_most("umpa-held-2m", "touch", large, LARGE_CYCLES, ("linux-thp", "retouch")),
     ]
