@@ -29,8 +29,12 @@ pub struct Config {
     /// there are such; `u64::MAX`: none. A store above the leaves then concerns one block only, and two blocks
     /// are exchanged by their links. Blocks of rung a of so many pages begin at a large frame where they can.
     pub apart_min_pages: u64,
-    /// A [move](super::Umpa::userpage_move) copies blocks of fewer pages; 0: none. For machines on which the first touch
-    /// of a page at its new address costs more than to copy it.
+    /// Windows of at least so many pages that are resized get whole large leaves, while frames are plentiful, so that
+    /// small steps change nothing; `u64::MAX`: none. For machines on which the first touch of a leaf is dear.
+    pub whole_min_pages: u64,
+    /// A [move](super::Umpa::userpage_move) copies blocks of fewer pages, and those that would get small leaves for more
+    /// than a few of their pages; 0: none. For machines on which the first touch of a page at its new address costs
+    /// more than to copy it.
     pub copy_below_pages: u64,
     /// With [`Placement::Remap`], blocks of at least so many pages are covered by large leaves, where
     /// their frames are contiguous ([module](super)); `u64::MAX`: none.
@@ -46,6 +50,7 @@ impl Default for Config {
             quarantine_max_frames: 1 << 16,
             refill: true,
             apart_min_pages: u64::MAX,
+            whole_min_pages: u64::MAX,
             copy_below_pages: 0,
             cover_min_pages: u64::MAX,
         }

@@ -219,6 +219,7 @@ impl<M: Machine> Umpa<'_, M> {
         pages: u64,
         room: u64,
     ) -> Result<Gva, BlockError> {
+        let pages = self.rounded(pages, have, room);
         self.make_free(pages - have)?;
         let slot = self.reserve(room.max(pages), pages)?;
         let page = slot.page();
@@ -241,6 +242,7 @@ impl<M: Machine> Umpa<'_, M> {
     fn resize_window(&mut self, slot: Slot, have: u64, pages: u64) -> Result<Gva, BlockError> {
         let page = slot.page();
         if pages <= slot.pages() {
+            let pages = self.rounded(pages, have, slot.pages());
             if pages < have {
                 self.unmap_part(slot, page.offset(pages), have - pages)?;
             } else if pages > have {
@@ -258,34 +260,53 @@ impl<M: Machine> Umpa<'_, M> {
     }
 
     /// Moves a window to one with room for `room` pages, and gives it `pages`, no less than it has.
+    ///
+    /// Tables move whole, with the one that the block ends in: behind its end nothing is mapped. What it gets is
+    /// mapped after that, in tables that moved. Until the next flush all of the old window may show what the new
+    /// one has.
     pub(super) fn widen(&mut self, slot: Slot, have: u64, pages: u64, room: u64) -> Result<Gva, BlockError> {
-        let page = slot.page();
+        let pages = self.rounded(pages, have, room);
         self.make_free(pages - have)?;
         let wider = self.reserve(room.max(pages), pages)?;
-        if let Err(error) = self.map_new(wider.page().offset(have), pages - have) {
+        let whole = self.exchanged_pages(have, slot.pages().min(wider.pages()));
+        if let Err(error) = self.move_entries(slot.page(), wider.page(), whole) {
             self.end_window(wider, 0);
             return Err(error.into());
         }
-        if have > 0 {
-            let reach = self.config.reach;
-            let moved = self
-                .with_remedies(|umpa| umpa.tables.remap(&mut umpa.machine, page, wider.page(), have, reach));
-            match moved {
-                Ok([old, new]) => {
-                    old.defer(&mut self.owed);
-                    new.complete_only(&mut self.machine);
-                }
-                Err(error) => {
-                    self.unmap_to_quarantine(wider.page().offset(have), pages - have);
-                    self.end_window(wider, 0);
-                    return Err(AllocError::Tables(error).into());
-                }
-            }
+        if let Err(error) = self.map_new(wider.page().offset(have), pages - have) {
+            // Tables that were taken away meanwhile are free, if the way back needs them.
+            let back = self.move_entries(wider.page(), slot.page(), whole);
+            debug_assert!(back.is_ok(), "{back:?}: the tables were there");
+            // What was mapped for a moment may be cached at the old address.
+            self.mark_stale(slot);
+            self.end_window(wider, 0);
+            return Err(error.into());
         }
-        self.forget_discardables(page, slot.pages());
+        self.forget_discardables(slot.page(), slot.pages());
         self.end_window(slot, 0);
         self.stats.moved += 1;
         Ok(wider.page().start())
+    }
+
+    /// Moves what `pages` pages map to other addresses, where nothing is mapped.
+    fn move_entries(&mut self, from: Page, to: Page, pages: u64) -> Result<(), AllocError> {
+        if pages == 0 {
+            return Ok(());
+        }
+        let reach = self.config.reach;
+        let moved = self.with_remedies(|umpa| umpa.tables.remap(&mut umpa.machine, from, to, pages, reach));
+        let [old, new] = moved.map_err(AllocError::Tables)?;
+        old.defer(&mut self.owed);
+        new.complete_only(&mut self.machine);
+        Ok(())
+    }
+
+    /// Pages that a window with room for `room` gets which asks for `pages` and has `have`: all of its last large
+    /// leaf ([`Config::whole_min_pages`](super::Config::whole_min_pages)), while frames are plentiful.
+    fn rounded(&self, pages: u64, have: u64, room: u64) -> u64 {
+        let whole = pages.next_multiple_of(PageSize::Size2M.frames());
+        let fits = whole <= room && (whole <= have || whole - have <= self.frames.free_frames() / 2);
+        if pages >= self.config.whole_min_pages && fits { whole } else { pages }
     }
 
     /// Sees to it that holes in the range can be filled without running out of tables half-way. One

@@ -162,7 +162,7 @@ impl<M: Machine> Umpa<'_, M> {
         unmapped
     }
 
-    fn mark_stale(&mut self, slot: Slot) {
+    pub(super) fn mark_stale(&mut self, slot: Slot) {
         let settled = self.owed.settled();
         self.space.mark_stale(&mut self.machine, self.tables.arena_mut(), slot, settled);
     }

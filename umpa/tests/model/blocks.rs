@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use umpa::blocks::{AllocError, BlockError, Config, Otherwise, Umpa};
 use umpa::frames::FrameStore;
 use umpa::release::Discardable;
+use umpa::space::Slot;
 use umpa::tables::{PageTables, TableArena};
 use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, Page, PageSize};
 use umpa_abi::layout::{BLOCKS_BYTES, BLOCKS_GVA};
@@ -493,7 +494,10 @@ impl<'a> World<'a> {
                 let uncut = self.setup.few_tables && room > 0 && moved != gva;
                 // A copy may get a window that was kept, with a few pages more.
                 let may_copy = moved != gva && matches!(place, Place::Any | Place::Other);
-                let longer = pages..=pages + if may_copy { pages / 4 } else { 0 };
+                // One that is resized in its window, or moves to one, may get the whole of its last large leaf.
+                let whole =
+                    if pages >= self.setup.config.whole_min_pages && in_window(moved) { 511 } else { 0 };
+                let longer = pages..=pages + if may_copy { whole.max(pages / 4) } else { whole };
                 let fits = |&usable: &u64| longer.contains(&usable) || uncut && usable == have;
                 expect("usable pages", &usable, fits)?;
                 if room > 0 {
@@ -699,6 +703,11 @@ impl<'a> World<'a> {
             let pages = block.stamps.iter().enumerate().skip(at);
             let settled = moved.then(|| self.umpa.owed().settled());
             self.dead.extend(pages.map(|(at, _)| (first.offset(at as u64), settled)));
+            if let (true, Some((slot, _))) = (moved && !block.cover, Slot::containing(block.gva)) {
+                // Its tables moved whole, with what was unmapped in them.
+                let end = slot.page().offset(slot.pages());
+                self.dead.range_mut(first..end).for_each(|(_, stamp)| *stamp = settled);
+            }
         }
         while self.dead.len() > 64 {
             let some = self.dead.keys().nth(self.steps % 64).copied();
