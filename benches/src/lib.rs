@@ -22,6 +22,7 @@
 //! - [`counts`]: instruction counts of hot paths beside a kept baseline.
 //! - [`driver`]: series that advance in turn, slice by slice; native and guest series alike.
 //! - [`plan`]: what a run needs before it begins: arguments for guests, memory.
+//! - [`pollution`]: what page faults drive out of the caches.
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
 //! - [`record`]: the result of `fig7` as JSON.
 //! - [`report`]: a folder of results as one page.
@@ -57,6 +58,7 @@ pub mod moves;
 pub mod paper;
 pub mod peers;
 pub mod plan;
+pub mod pollution;
 pub mod record;
 pub mod report;
 pub mod results;

@@ -271,6 +271,24 @@ impl Record {
 }
 
 impl Row {
+    /// Of samples of so many bytes, operations and pages, by their cycles per operation.
+    pub(crate) fn new(
+        work: &str,
+        [bin_bytes, ops, pages]: [u64; 3],
+        mut times: Vec<f64>,
+        timing_is_real: bool,
+    ) -> Self {
+        times.sort_by(f64::total_cmp);
+        // Three digits of what takes less than ten cycles.
+        let at = |fraction| {
+            let time = quantile(&times, fraction);
+            let parts = if time.abs() < 10.0 { 100.0 } else { 10.0 };
+            timing_is_real.then_some((time * parts).round() / parts)
+        };
+        let [q1, median, q3] = [0.25, 0.5, 0.75].map(at);
+        Self { work: work.to_owned(), bin_bytes, ops, pages, n: times.len() as u64, q1, median, q3 }
+    }
+
     /// The median for an operation or for a page.
     #[must_use]
     pub fn median_by(&self, per: Per) -> Option<f64> {
@@ -290,40 +308,16 @@ impl Series {
 }
 
 fn rows(samples: &[Sample], timing_is_real: bool) -> Vec<Row> {
-    let mut rows: Vec<(Row, Vec<f64>)> = Vec::new();
+    let mut rows: Vec<(&Sample, Vec<f64>)> = Vec::new();
     for sample in samples {
-        let work = name_text(&sample.work);
         let cycles_per_op = sample.cycles as f64 / sample.ops.max(1) as f64;
-        match rows.iter_mut().find(|(row, _)| row.work == work && row.bin_bytes == sample.bytes) {
+        match rows.iter_mut().find(|(row, _)| (row.work, row.bytes) == (sample.work, sample.bytes)) {
             Some((_, times)) => times.push(cycles_per_op),
-            None => {
-                let row = Row {
-                    work: work.to_owned(),
-                    bin_bytes: sample.bytes,
-                    ops: sample.ops,
-                    pages: sample.pages,
-                    n: 0,
-                    q1: None,
-                    median: None,
-                    q3: None,
-                };
-                rows.push((row, vec![cycles_per_op]));
-            }
+            None => rows.push((sample, vec![cycles_per_op])),
         }
     }
-    let finish = |(mut row, mut times): (Row, Vec<f64>)| {
-        times.sort_by(f64::total_cmp);
-        row.n = times.len() as u64;
-        if timing_is_real {
-            // Three digits of what takes less than ten cycles.
-            let at = |fraction| {
-                let time = quantile(&times, fraction);
-                let parts = if time < 10.0 { 100.0 } else { 10.0 };
-                Some((time * parts).round() / parts)
-            };
-            (row.q1, row.median, row.q3) = (at(0.25), at(0.5), at(0.75));
-        }
-        row
+    let finish = |(sample, times): (&Sample, _)| {
+        Row::new(name_text(&sample.work), [sample.bytes, sample.ops, sample.pages], times, timing_is_real)
     };
     rows.into_iter().map(finish).collect()
 }

@@ -6,12 +6,16 @@
 //!
 //! Equation: `all-off = umpa + Σ shares + rest`. The rest is what gains have to do with each other: a page
 //! that comes by a fault is zeroed while it is in the caches, say.
+//!
+//! What a fault drives out of the caches is in all of these, and none tells it apart: that is measured directly, by
+//! [`pollution`](crate::pollution). Its series come after those of the work.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::BASELINE;
+use crate::pollution::Pollution;
 use crate::record::{Bin, Record, Series};
 use crate::table::{self, cycles};
 use crate::targets::size;
@@ -85,6 +89,8 @@ pub struct Why {
     /// None under an emulator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shares: Option<Shares>,
+    /// What page faults drive out of the caches.
+    pub pollution: Pollution,
 }
 
 /// Allocation, traversal and freeing over all blocks, cycles per page.
@@ -105,9 +111,9 @@ fn at(series: &Series, bin_bytes: u64) -> Option<f64> {
 impl Why {
     /// Of the series in `record`.
     #[must_use]
-    pub fn new(record: Record) -> Self {
+    pub fn new(record: Record, pollution: Pollution) -> Self {
         let shares = Self::shares(&record);
-        Self { record, shares }
+        Self { record, shares, pollution }
     }
 
     fn shares(record: &Record) -> Option<Shares> {
@@ -134,7 +140,13 @@ impl Why {
     /// # Errors
     /// None that a record can cause; `serde_json`'s.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self).map(|text| text + "\n")
+        let mut json = serde_json::to_value(self)?;
+        if let Some(series) = json["series"].as_array_mut() {
+            for more in &self.pollution.series {
+                series.push(serde_json::to_value(more)?);
+            }
+        }
+        Ok(format!("{json}\n"))
     }
 
     /// As tables for a terminal.
@@ -154,7 +166,7 @@ impl Why {
             let _ = writeln!(text, "Under an emulator times mean nothing and are not shown.");
         }
         table::counters(&mut text, record);
-        text
+        text + &self.pollution.render()
     }
 }
 
@@ -246,7 +258,8 @@ mod tests {
                 (name, Outcome { points, counters: Some(Vec::new()) })
             })
             .collect();
-        Why::new(Record::new("why", machine(), Work::new(&Params::PAPER, timing_is_real), &outcomes))
+        let record = Record::new("why", machine(), Work::new(&Params::PAPER, timing_is_real), &outcomes);
+        Why::new(record, Pollution::new(machine(), 0, &[], timing_is_real).unwrap())
     }
 
     const SERIES: [(&str, u64); 9] = [

@@ -17,7 +17,7 @@ use umpa_abi::layout::{
     BLOCKS_BYTES, BLOCKS_GVA, FRAMES_GPA, FRAMES_MAX_BYTES, PROGRAM_BYTES, PROGRAM_GVA, direct,
 };
 use umpa_abi::paging;
-use work::raw::Cells;
+use work::raw::{Cells, Words};
 
 use crate::tlb::Store;
 
@@ -258,6 +258,16 @@ pub fn cells(gva: Gva, bytes: u64) -> Cells {
     // SAFETY: the workloads that use this function map frames of their own there, keep no Rust object in them,
     // and write them through the cells only. Without a mapping: a page fault, which ends the guest.
     unsafe { Cells::new(block(gva, bytes), bytes) }
+}
+
+/// Pages of a block, to read and write by the word.
+///
+/// # Panics
+/// As [`cells`].
+#[must_use]
+pub fn block_words(gva: Gva, pages: u64) -> Words {
+    // SAFETY: as above; what isn't mapped yet, the workload's handler of page faults maps.
+    unsafe { Words::new(block(gva, pages * PAGE_BYTES).cast(), pages) }
 }
 
 /// The same frames, mapped at another address by the workload.

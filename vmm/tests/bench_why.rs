@@ -8,6 +8,9 @@ use serde_json::Value;
 
 const GUESTS: [&str; 8] = ["umpa", "-fault", "-zero", "-large", "-mapped", "-free", "-locality", "all-off"];
 const OPS: u64 = 80;
+const POLLUTING: [&str; 4] = ["guest.nothing", "guest.touch", "guest.fault", "guest.zero"];
+const POLLUTING_LINUX: [&str; 5] =
+    ["linux.nothing", "linux.touch", "linux.fault", "linux.fault-kept", "linux.zero"];
 
 /// All did the same work, every byte was read back, and each had off what it is called by, and nothing else.
 #[test]
@@ -16,7 +19,9 @@ fn each_gain_is_switched_off_alone() {
     let json = json(&ended);
     let names = names(&json);
     assert!(names.starts_with(&GUESTS), "{names:?}");
-    let series = json["series"].as_array().expect("series");
+    let (names, polluting): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| !name.contains('.'));
+    let series = &json["series"].as_array().expect("series")[..names.len()];
+    assert!(polluting.starts_with(&POLLUTING), "{polluting:?}");
     let bins = |series: &Value| -> Vec<[u64; 3]> {
         let points = series["points"].as_array().expect("points").iter();
         points.map(|bin| ["bin_bytes", "ops", "pages"].map(|key| bin[key].as_u64().unwrap_or(0))).collect()
@@ -65,13 +70,63 @@ fn each_gain_is_switched_off_alone() {
         let sum: f64 = gains.iter().map(|gain| number(&gain["share"])).sum();
         let (all, rest) = (number(&shares["all"]), number(&shares["rest"]));
         assert!((sum + rest - all).abs() < 1e-3 * all.abs(), "{shares}");
-        for what in ["what each gain is worth", "second traversal", "Linux's page allocator above umpa"] {
+        assert_eq!(polluting, [&POLLUTING[..], &POLLUTING_LINUX].concat());
+        for what in [
+            "cache pollution",
+            "what each gain is worth",
+            "second traversal",
+            "Linux's page allocator above umpa",
+        ] {
             assert!(ended.err.contains(what), "{what}: {ended}");
         }
     } else {
         assert!(names.len() == GUESTS.len() && json["shares"].is_null(), "{ended}");
+        assert!(polluting == POLLUTING && !ended.err.contains("cache pollution"), "{ended}");
         assert!(!ended.err.contains("cycles per page"), "{ended}");
     }
+}
+
+/// Two numbers of events and four working sets, eight turns each in every round; a fault for each event that is one.
+#[test]
+fn pollution_is_measured_with_as_many_faults_as_events() {
+    let ended = bench(&["why", "--quick", "--ops", "20", "--rounds", "2", "--json", "-"]);
+    let json = json(&ended);
+    let timing_is_real = json["params"]["timing_is_real"] == true;
+    let rounds = if timing_is_real { 2 } else { 1 };
+    let series = json["series"].as_array().expect("series").iter();
+    let polluting: Vec<&Value> =
+        series.filter(|series| series["name"].as_str().is_some_and(|name| name.contains('.'))).collect();
+    let mut with_faults = Vec::new();
+    for series in polluting {
+        let name = series["name"].as_str().expect("a name");
+        let points = series["points"].as_array().expect("points");
+        let works = if name.ends_with(".nothing") { 2 } else { 3 };
+        assert_eq!(points.len(), works * 2 * 4, "{name}");
+        for point in points {
+            let number = |key: &str| point[key].as_u64().expect("a number");
+            assert_eq!(number("n"), 8 * rounds, "{name}: {point}");
+            let work = point["work"].as_str().expect("a work");
+            let (what, events) = work.split_once('-').expect("so many");
+            let ops = if what == "rewalk" {
+                number("bin_bytes") / 64 - 1
+            } else {
+                events.parse().expect("a number")
+            };
+            assert_eq!(number("ops"), ops, "{name}: {point}");
+            assert_eq!(point["median"].is_number(), timing_is_real, "{name}: {point}");
+        }
+        if let Some(faults) = series["counters"]["faults"].as_u64() {
+            let kinds = if name == "linux.fault" { 2 } else { 1 };
+            assert_eq!(faults, kinds * rounds * 8 * 4 * (1 + 16), "{name}");
+            with_faults.push(name);
+        }
+    }
+    assert_eq!(
+        with_faults,
+        if timing_is_real { &["guest.fault", "linux.fault"][..] } else { &["guest.fault"] }
+    );
+    let prices = json["pollution"]["prices"].as_array().expect("prices");
+    assert_eq!(prices.len(), if timing_is_real { (3 + 4) * 2 * 4 } else { 0 });
 }
 
 #[test]

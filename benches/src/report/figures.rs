@@ -127,14 +127,33 @@ fn by_bytes(id: &str, title: &str, unit: &str, is_log: bool, lines: Vec<Line>) -
     Figure { id, title, unit, axis: Axis::Bytes, is_log, lines }
 }
 
-/// What each gain is worth: the whole work with it switched off, and how the traversal fares after it.
+/// What each gain is worth: the whole work with it switched off, and how the traversal fares after it; then what faults
+/// drive out of the caches.
 fn why(rows: &[Row]) -> Vec<Figure> {
     let again = [("alloc", 0.0), ("traverse", 0.0), ("retraverse", 1.0), ("free", 0.0)];
     let of = |signs| of_phases(rows, signs, f64::INFINITY);
+    let polluting = |work: &str| {
+        let of_work: Vec<&Row> = rows.iter().filter(|row| row.key.work == work).collect();
+        let title = match work {
+            "pollution-1" => {
+                "Cache pollution: one event between two walks through a working set of so many bytes"
+            }
+            _ => "The same with 16 events between the walks",
+        };
+        by_bytes(
+            work,
+            title,
+            "cycles more for the second walk, per event",
+            true,
+            lines(&of_work, &Axis::Bytes, false),
+        )
+    };
     let title = "Allocate, traverse and free a block, with one gain switched off at a time";
     vec![
         by_bytes("total", title, "cycles", true, of(TOTAL)),
         by_bytes("again", "Traverse it once more: what is left in the caches", "cycles", true, of(again)),
+        polluting("pollution-1"),
+        polluting("pollution-16"),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! What a result has beside figures: works in words, shares, series that aren't there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -103,6 +104,53 @@ pub(super) fn shares(page: &mut String, kept: &Kept) {
     row("what gains have to do with each other", "", &shares["rest"], "");
     row("all of them", "all-off", &shares["all"], "umpa");
     row("Linux's page allocator", "linux-mmap", &shares["linux"], "umpa");
+    page.push_str("</tbody></table></div>\n");
+}
+
+/// What page faults drive out of the caches: a line for each event, a column for each working set.
+pub(super) fn pollution(page: &mut String, kept: &Kept) {
+    let Some(prices) = kept.json["pollution"]["prices"].as_array().filter(|prices| !prices.is_empty()) else {
+        return;
+    };
+    let sizes: BTreeSet<u64> = prices.iter().filter_map(|price| price["bin_bytes"].as_u64()).collect();
+    page.push_str(
+        "<p>A program goes through its working set line by line, then something happens, then it goes through it again. Cycles of \
+         what happens + cycles that the second walk takes longer, for each event; the part of their sum that is pollution, where \
+         the walks tell it.</p>\n<div class=\"scroll\"><table><thead><tr><th>what happens</th>\
+         <th class=\"n\">events</th>",
+    );
+    for &bytes in &sizes {
+        let _ = write!(page, "<th class=\"n\">{}</th>", size(bytes));
+    }
+    page.push_str("</tr></thead><tbody>\n");
+    let mut seen = BTreeSet::new();
+    for price in prices {
+        let text = |key: &str| price[key].as_str().unwrap_or_default();
+        let (series, events) = (text("series"), price["events"].as_u64().unwrap_or(0));
+        if !seen.insert((series, events)) {
+            continue;
+        }
+        let _ = write!(
+            page,
+            "<tr><td class=\"words\"><b>{}</b>: {}</td><td class=\"n\">{events}</td>",
+            escape(series),
+            escape(text("what"))
+        );
+        for &bytes in &sizes {
+            let is_it = |other: &&Value| {
+                other["series"] == series && other["events"] == events && other["bin_bytes"] == bytes
+            };
+            let cell = prices.iter().find(is_it).and_then(|found| {
+                let cycles =
+                    |key: &str| found[key].as_f64().map(|cycles| format!("{:.0}", cycles.round() + 0.0));
+                let share = found["share"].as_f64();
+                let share = share.map_or_else(|| "?".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+                Some(format!("{} + {}, {share}", cycles("event")?, cycles("pollution")?))
+            });
+            let _ = write!(page, "<td class=\"n\">{}</td>", cell.unwrap_or_default());
+        }
+        page.push_str("</tr>\n");
+    }
     page.push_str("</tbody></table></div>\n");
 }
 

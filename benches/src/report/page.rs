@@ -195,6 +195,7 @@ fn section(page: &mut String, name: &str, kept: &Kept) -> Result<(), DrawError> 
     }
     lists::works(page, kept);
     lists::shares(page, kept);
+    lists::pollution(page, kept);
     targets(page, kept);
     lists::absent(page, kept);
     rows(page, kept);

@@ -201,7 +201,13 @@ impl Chase {
     /// From the first cell on.
     #[must_use]
     pub const fn new(chain: Chain) -> Self {
-        Self { chain, cell: 0 }
+        Self::at(chain, 0)
+    }
+
+    /// From a cell on, of those that the chain has.
+    #[must_use]
+    pub const fn at(chain: Chain, cell: u64) -> Self {
+        Self { chain, cell: cell & chain.mask() }
     }
 
     /// The chain.

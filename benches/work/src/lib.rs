@@ -13,6 +13,7 @@
 //! - [`grants`]: frames that come and go, by how they lie.
 //! - [`appel`]: the orders of pages that fault.
 //! - [`chase`]: loads that wait for each other, in working sets of any size.
+//! - [`pollution`]: what an event drives out of the caches.
 //! - [`resizes`]: Figure 11: blocks that are resized, up and down.
 //! - [`kernels`]: a hash join, binary trees, a sparse matrix.
 //! - [`holes`]: heaps full of holes, and what is asked of them then.
@@ -52,6 +53,7 @@ pub mod moves;
 pub mod numbers;
 pub mod paging;
 pub mod params;
+pub mod pollution;
 pub mod raw;
 pub mod resizes;
 pub mod sizes;

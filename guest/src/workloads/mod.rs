@@ -20,6 +20,7 @@ mod ept;
 mod exception;
 mod exchange;
 mod exit;
+mod failure;
 mod faults;
 mod fig11;
 mod fig7;
@@ -40,6 +41,7 @@ mod moves_times;
 mod n1527;
 mod n1527_times;
 mod pagefile;
+mod pollution_times;
 mod processors;
 mod promote;
 mod real_frames;
@@ -65,11 +67,11 @@ mod watch;
 mod why;
 mod zeroed;
 
-use core::fmt;
-use core::panic::Location;
-
 use umpa::blocks::Config;
 use umpa_abi::boot::BootInfo;
+
+pub use failure::Failure;
+pub(crate) use failure::{check, equal};
 
 use crate::machine::Machine;
 use crate::userpage::Allocator;
@@ -272,6 +274,11 @@ pub static WORKLOADS: &[Workload] = &[
     Workload { name: "panic", description: "panics", run: exit::panic },
     Workload { name: "pass", description: "prints a line and ends well", run: exit::pass },
     Workload {
+        name: "pollution-times",
+        description: "[seed] what page faults drive out of the caches, for `vmm bench why`",
+        run: pollution_times::run,
+    },
+    Workload {
         name: "processors",
         description: "[all|pauses|violation|given-back|exception|… [steps]] functions on further vCPUs (--vcpus)",
         run: processors::run,
@@ -435,48 +442,6 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Something is wrong: what, where in the source, and up to two numbers.
-#[derive(Clone, Copy, Debug)]
-pub struct Failure {
-    what: &'static str,
-    numbers: Option<(u64, u64)>,
-    location: &'static Location<'static>,
-}
-
-impl Failure {
-    /// A failure noticed here.
-    #[must_use]
-    #[track_caller]
-    pub fn new(what: &'static str) -> Self {
-        Self { what, numbers: None, location: Location::caller() }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.location, self.what)?;
-        if let Some((found, wanted)) = self.numbers {
-            write!(f, ": found {found} ({found:#x}), wanted {wanted} ({wanted:#x})")?;
-        }
-        Ok(())
-    }
-}
-
-/// `Ok` when `true`.
-#[track_caller]
-pub(crate) fn check(holds: bool, what: &'static str) -> Result<(), Failure> {
-    if holds { Ok(()) } else { Err(Failure::new(what)) }
-}
-
-/// `Ok` when equal.
-#[track_caller]
-pub(crate) fn equal(found: u64, wanted: u64, what: &'static str) -> Result<(), Failure> {
-    if found == wanted {
-        return Ok(());
-    }
-    Err(Failure { what, numbers: Some((found, wanted)), location: Location::caller() })
-}
-
 /// Runs the workload that boot info names; in an image that was made for a program, that.
 ///
 /// # Errors
@@ -503,12 +468,5 @@ mod tests {
     #[test]
     fn names_are_unique_and_in_order() {
         assert!(WORKLOADS.windows(2).all(|two| two[0].name < two[1].name));
-    }
-
-    #[test]
-    fn a_failure_says_where_and_what() {
-        let text = equal(16, 17, "frames").unwrap_err().to_string();
-        assert!(text.contains("mod.rs:"), "{text}");
-        assert!(text.ends_with("frames: found 16 (0x10), wanted 17 (0x11)"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -138,10 +138,13 @@ fn works_shares_and_what_is_absent_are_listed() {
     }
 
     let gain = json!({"what": "no zeroing", "off": "-zero", "above": "umpa", "share": 25.0});
+    let price = |series: &str, bytes: u64, pollution: f64, share: Value| json!({"series": series, "what": "a fault", "events": 16, "bin_bytes": bytes, "event": 3000.4, "pollution": pollution, "quartiles": [1.0, 2.0], "share": share});
+    let walk = json!({"work": "pollution-16", "bin_bytes": 16 << 10, "ops": 16, "pages": 16, "n": 5, "q1": 1.0, "median": 200.0, "q3": 300.0});
     let json = json!({
         "bench": "why",
-        "series": [{"name": "umpa", "points": [{"bin_bytes": 4096, "alloc": 1.0, "traverse": 2.0, "retraverse": 1.0, "free": 1.0}]}],
+        "series": [{"name": "guest.fault", "points": [walk]}, {"name": "umpa", "points": [{"bin_bytes": 4096, "alloc": 1.0, "traverse": 2.0, "retraverse": 1.0, "free": 1.0}]}],
         "shares": {"gains": [gain], "rest": 75.0, "all": 100.0, "linux": null},
+        "pollution": {"prices": [price("a & b", 16 << 10, 200.0, json!(0.0625)), price("a & b", 32 << 10, -0.2, json!(null))]},
         "absent": {"snmalloc-retain": "no such setting"},
     });
     let kept = Kept::parse(Path::new("why.json"), &json.to_string()).unwrap();
@@ -149,8 +152,11 @@ fn works_shares_and_what_is_absent_are_listed() {
     for text in [
         "<td class=\"n\">25.00</td><td class=\"n\">25.0 %</td><td>umpa</td>",
         "<b>snmalloc-retain</b>: no such",
+        "<td class=\"n\">3000 + 200, 6 %</td><td class=\"n\">3000 + 0, ?</td></tr>",
+        "<b>a &amp; b</b>: a fault</td><td class=\"n\">16</td>",
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }
-    assert_eq!(page.matches("<figure>").count(), 2);
+    assert_eq!(page.matches("<figure>").count(), 3, "no figure of one event, of which there is nothing");
+    assert_eq!(page.matches(": a fault</td>").count(), 1, "a line for its two working sets");
 }

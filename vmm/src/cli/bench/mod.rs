@@ -111,7 +111,7 @@ impl Bench {
             Self::Swap(args) => (&args.options.json, Vec::new()),
             Self::Table1(args) => (&args.options.json, Vec::new()),
             Self::Vector(args) => (&args.options.json, Vec::new()),
-            Self::Why(args) => (&args.json, Vec::new()),
+            Self::Why(args) => (&args.options.json, Vec::new()),
         };
         json.iter().map(|path| jail::folder(path)).chain(more).collect()
     }
@@ -147,7 +147,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Bench::Snapshot(args) => conclude(snapshot::run(args), calls::BenchError::is_a_series_fault),
         Bench::Table1(args) => conclude(table1::run(args), calls::BenchError::is_a_series_fault),
         Bench::Vector(args) => conclude(vector::run(args), calls::BenchError::is_a_series_fault),
-        Bench::Why(args) => conclude(why::run(args), fig7::BenchError::is_a_series_fault),
+        Bench::Why(args) => conclude(why::run(args), why::BenchError::is_a_series_fault),
     }
 }
 
