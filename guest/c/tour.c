@@ -229,7 +229,7 @@ static void heap(void)
     small = realloc(small, LARGE);
     CHECK(small != NULL && holds(small, 0, SMALL, 3));
     CHECK(malloc_usable_size(small) >= LARGE);
-    /* A block from 64 KiB on is one of umpa's. */
+    /* A block from 128 KiB on is one of umpa's. */
     small = userpage_realloc(small, 2 * LARGE);
     CHECK(small != NULL && holds(small, 0, SMALL, 3) && malloc_usable_size(small) >= 2 * LARGE);
     zero = aligned_realloc(zero, 4096, 50);

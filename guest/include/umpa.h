@@ -1,7 +1,7 @@
 /* umpa.h: a user-mode page allocator, for C and C++ programs in a guest of vmm's.
  *
  * The paper's five functions, the mmap family, malloc and its kin, and N1527's batches: one allocator, so what
- * one gives another takes. A block of 64 KiB or more that malloc makes is one of userpage_malloc's.
+ * one gives another takes. A block of 128 KiB or more that malloc makes is one of userpage_malloc's.
  *
  * A program is freestanding: this header is all the library that it has, but for memcpy, memmove, memset, memcmp
  * and strlen, which compilers call by themselves. `vmm cc prog.c -o prog.elf` compiles one, `vmm run prog.elf`
@@ -488,7 +488,7 @@ void *calloc(size_t nmemb, size_t size) UMPA_NOTHROW;
 
 /*
  Gives a block so many bytes; content is kept, up to the lesser size. Returns where the block is then:
- from 64 KiB on it moves by its page table entries, without a copy. NULL is allocated. Size 0 frees, and
+ from 128 KiB on it moves by its page table entries, without a copy. NULL is allocated. Size 0 frees, and
  returns NULL.
 
  Errors:

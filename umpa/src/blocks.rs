@@ -218,16 +218,29 @@ impl<'a, M: Machine> Umpa<'a, M> {
     /// [`AllocError`], and nothing is allocated.
     pub fn userpage_malloc_growing(&mut self, bytes: u64, reserve_bytes: u64) -> Result<Gva, AllocError> {
         let (pages, room) = (pages_of(bytes)?, pages_of(reserve_bytes.max(bytes))?);
-        if self.config.placement == Placement::Ladder
-            && let Some(run) = self.growing_run(pages, room)
-        {
-            self.frames.set_note(run.first(), BLOCK | pages);
-            self.stats.direct += 1;
-            return Ok(layout::direct(run.first().start()));
+        if let Some(gva) = self.growing_block(pages, room) {
+            return Ok(gva);
         }
         let slot = self.new_window(pages, room)?;
         self.stats.windows += 1;
         Ok(slot.page().start())
+    }
+
+    /// The same in front of free frames only: `None`, and nothing was allocated, where no free run has so many, and with
+    /// [`Placement::Remap`].
+    pub fn userpage_malloc_growing_direct(&mut self, bytes: u64, reserve_bytes: u64) -> Option<Gva> {
+        self.growing_block(pages_of(bytes).ok()?, pages_of(reserve_bytes.max(bytes)).ok()?)
+    }
+
+    /// A block of rung a with room behind it.
+    fn growing_block(&mut self, pages: u64, room: u64) -> Option<Gva> {
+        if self.config.placement != Placement::Ladder {
+            return None;
+        }
+        let run = self.growing_run(pages, room)?;
+        self.frames.set_note(run.first(), BLOCK | pages);
+        self.stats.direct += 1;
+        Some(layout::direct(run.first().start()))
     }
 
     /// `pages` frames with at least `room - pages` free ones behind them.

@@ -7,7 +7,6 @@
 #![allow(unsafe_code, reason = "reads the TSC, touches blocks by address, calls the allocator under test")]
 
 use core::arch::asm;
-use core::arch::x86_64::{_mm_lfence, _rdtsc};
 use core::hint::black_box;
 use core::ptr::NonNull;
 use umpa_abi::addr::PAGE_BYTES;
@@ -73,15 +72,18 @@ pub(crate) struct Live {
 
 /// Cycles of the time stamp counter. Everything before has been executed when it is read, nothing
 /// after has begun (Intel SDM vol. 2B, RDTSC; stores may still wait in the store buffer).
+///
+/// In assembly, as LFENCE is a function to call where programs are built without SSE2, which guests are.
 #[must_use]
+#[inline]
 pub fn tsc_cycles() -> u64 {
-    // SAFETY: LFENCE and RDTSC are part of every x86-64 processor; CR4.TSD is 0 on both sides.
+    let (low, high): (u64, u64);
+    // SAFETY: LFENCE and RDTSC are part of every x86-64 processor; CR4.TSD is 0 on both sides. They change the two
+    // registers only.
     unsafe {
-        _mm_lfence();
-        let cycles = _rdtsc();
-        _mm_lfence();
-        cycles
+        asm!("lfence", "rdtsc", "lfence", out("rax") low, out("rdx") high, options(nostack, preserves_flags));
     }
+    high << 32 | low
 }
 
 /// The bytes of a block's pages: `first + page * step`, upper eight bits. Different for every block

@@ -122,7 +122,7 @@ pub extern "C" fn calloc(nmemb: usize, size: usize) -> *mut c_void {
 }
 
 /// Gives a block so many bytes; content is kept, up to the lesser size. Returns where the block is then:
-/// from 64 KiB on it moves by its page table entries, without a copy. NULL is allocated. Size 0 frees, and
+/// from 128 KiB on it moves by its page table entries, without a copy. NULL is allocated. Size 0 frees, and
 /// returns NULL.
 ///
 /// # Errors

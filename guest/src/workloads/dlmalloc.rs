@@ -1,7 +1,7 @@
 //! `dlmalloc`: Rust's collections on a heap on umpa, every element read back.
 //!
 //! Small blocks come from dlmalloc's segment, large ones are umpa's own: a vector that grows beyond
-//! 64 KiB is moved by its page-table entries. The table tells how often that was done; a copy isn't.
+//! 128 KiB is moved by its page-table entries. The table tells how often that was done; a copy isn't.
 
 use alloc::collections::BTreeMap;
 use alloc::format;

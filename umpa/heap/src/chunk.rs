@@ -45,6 +45,7 @@ impl Chunk {
     ///
     /// # Safety
     /// `segment` is all of a segment of dlmalloc's, or all of the heap's in one window.
+    #[inline]
     pub(crate) unsafe fn of(block: NonNull<u8>, segment: Range<u64>) -> Option<Self> {
         let address = block.expose_provenance().get() as u64;
         let headers = segment.start + 2 * HEADER_BYTES as u64..segment.end;
@@ -76,6 +77,7 @@ impl Chunk {
         wanted <= self.bytes || wanted < self.bytes + behind
     }
 
+    #[inline]
     fn next_head(self) -> usize {
         // SAFETY: `of` has checked that the chunk ends within the segment, where another chunk follows,
         // or dlmalloc's record of the segment, which begins with a head as well.

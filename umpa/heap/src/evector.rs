@@ -37,12 +37,13 @@ use core::slice;
 use umpa::blocks::Machine;
 use umpa_abi::addr::{PAGE_BYTES, PageSize};
 
-use crate::heap::{Heap, HeapError, PAGES_MIN_BYTES};
+use crate::heap::{Heap, HeapError};
 
 /// Addresses that a vector gets when nobody says how many elements there will be.
 const RESERVE_BYTES: usize = 1 << 30;
 
 const SMALL_BYTES: usize = PAGE_BYTES as usize;
+const MEDIUM_BYTES: usize = 64 << 10;
 const LARGE_BYTES: usize = PageSize::Size2M.bytes() as usize;
 
 /// By how much a vector grows: its page.
@@ -62,8 +63,8 @@ impl Growth {
     const fn page_bytes(self, bytes: usize) -> usize {
         match self {
             Self::Small => SMALL_BYTES,
-            Self::Natural if bytes < PAGES_MIN_BYTES => SMALL_BYTES,
-            Self::Natural if bytes < LARGE_BYTES => PAGES_MIN_BYTES,
+            Self::Natural if bytes < MEDIUM_BYTES => SMALL_BYTES,
+            Self::Natural if bytes < LARGE_BYTES => MEDIUM_BYTES,
             Self::Natural | Self::Large => LARGE_BYTES,
         }
     }

@@ -21,7 +21,7 @@
 //! one call can be given to any other, [`Heap::free`] and Rust's collections included.
 //!
 //! A reserve is how far the block will be resizable in place: bytes, or a multiple of the size
-//! ([`Flags::RESERVE_IS_MULT`]). From 64 KiB on it costs addresses, and a page table if the reserve is
+//! ([`Flags::RESERVE_IS_MULT`]). From 128 KiB on it costs addresses, and a page table if the reserve is
 //! 2 MiB or more; below it is memory. A block of whole pages gets its reserve by a move of its entries.
 //!
 //! # `errno`
@@ -34,7 +34,7 @@
 //!
 //! # Cost
 //!
-//! [`Heap::batch_alloc1`] of new blocks below 64 KiB is one [`Heap::alloc_run`] and one store for each
+//! [`Heap::batch_alloc1`] of new blocks below 128 KiB is one [`Heap::alloc_run`] and one store for each
 //! pointer, without a look at the blocks. To know that all are new it reads the pointers, unless
 //! [`Flags::BATCH_IS_ALL_ALLOC`] says so. Blocks of such batches that are freed by one, in the order of
 //! their addresses, cost a read and a store each. Everything else is the heap's calls one by one.

@@ -1,19 +1,25 @@
-//! Memory for dlmalloc: segments that grow in windows of `umpa`.
+//! Memory for dlmalloc: segments, at the end of which it grows.
 //!
-//! dlmalloc walks a list of its segments, so there should be few. Addresses are plentiful: a heap gets
-//! a window of many gigabytes, and its one segment grows there; each growth continues the segment
-//! before. Only when a window is full does another follow.
+//! dlmalloc walks a list of its segments, so there should be few. The first lies in the direct map, in front of free
+//! frames. It grows there by what dlmalloc asks for (64 KiB) without a store to a table, as long as nobody else
+//! takes the frames behind it, and what dlmalloc gives back is free at once. So no memory waits there for a use. The
+//! frames before it are fewer than those behind: a block of any size comes from before, as the best fit, while there
+//! are such.
+//!
+//! When somebody has taken the frames behind it, or none lie together, windows of many gigabytes of addresses follow.
+//! Each is a segment, and each growth continues the one before; only when a window is full does another follow.
 //!
 //! ```text
-//! window  base ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ base + reserve
+//! window  base ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ base + reserve
 //!         │ segment: dlmalloc's       │ slack: backed     │ addresses only       │ a page never used
 //!         └── used_bytes ─────────────┘                   │
 //!         └── backed_bytes ───────────────────────────────┘
 //! ```
 //!
-//! Invariants: `used <= backed <= reserve - page`; `backed - used <= SLACK_MAX_BYTES`, unless
-//! frees were told to keep it; segments of two
-//! windows are never adjacent, as the last page of a window isn't used: dlmalloc never joins them.
+//! Invariants: `newest_part` = base and `used` of the newest, or 0 bytes; `used <= backed`; in the direct map `used = backed`, unless frees were told to keep memory; in a
+//! window `backed <= reserve - page` and `backed - used <= SLACK_MAX_BYTES`, with the same exception. One segment at
+//! most lies in the direct map, and the last page of a window isn't used, so no two segments are adjacent: dlmalloc
+//! never joins them.
 //!
 //! From [`LARGE_BYTES`] on windows are backed in such steps, so that one leaf maps each, where the
 //! frames allow it. The slack keeps a heap that grows and shrinks at one place from editing tables.
@@ -25,40 +31,60 @@ use core::ops::Range;
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 
 use umpa::blocks::{Machine, Umpa};
+use umpa::space::Slot;
 use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
 
 /// Steps in which a large window is backed.
 const LARGE_BYTES: u64 = PageSize::Size2M.bytes();
 /// Most bytes that are backed but not dlmalloc's.
 const SLACK_MAX_BYTES: u64 = 3 * LARGE_BYTES;
-/// Windows that a heap can have.
-const WINDOWS_MAX: usize = 8;
+/// Segments that a heap can have.
+const SEGMENTS_MAX: usize = 8;
+/// So many of eight free frames lie behind a new segment in the direct map.
+const BEHIND_OF_8: u64 = 7;
+
+/// Where a segment lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Direct,
+    Window,
+}
 
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct Segment {
+    place: Place,
     base: u64,
     used_bytes: u64,
     backed_bytes: u64,
 }
 
+impl Segment {
+    const fn holds(&self, address: u64) -> bool {
+        address.wrapping_sub(self.base) < self.used_bytes
+    }
+}
+
 /// See the [module](self).
 pub(crate) struct Segments<'u, 'a, M: Machine> {
     umpa: RefCell<&'u mut Umpa<'a, M>>,
-    windows: [Cell<Option<Window>>; WINDOWS_MAX],
-    /// The window that grows.
+    segments: [Cell<Option<Segment>>; SEGMENTS_MAX],
+    /// The one that grows.
     newest: Cell<usize>,
+    /// Its base and what is used of it, for a look at one place.
+    newest_part: Cell<(u64, u64)>,
     reserve_bytes: u64,
     /// Nothing is given back for now.
     keep: Cell<bool>,
 }
 
 impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
-    /// No segments yet; windows will be of `reserve_bytes`.
+    /// None yet; windows will be of `reserve_bytes`.
     pub(crate) fn new(umpa: &'u mut Umpa<'a, M>, reserve_bytes: u64) -> Self {
         Self {
             umpa: RefCell::new(umpa),
-            windows: [const { Cell::new(None) }; WINDOWS_MAX],
+            segments: [const { Cell::new(None) }; SEGMENTS_MAX],
             newest: Cell::new(0),
+            newest_part: Cell::new((0, 0)),
             reserve_bytes,
             keep: Cell::new(false),
         }
@@ -69,56 +95,74 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
         self.umpa.borrow_mut()
     }
 
-    /// Ends all windows, and returns the page allocator.
+    /// Ends all segments, and returns the page allocator.
     pub(crate) fn into_umpa(self) -> &'u mut Umpa<'a, M> {
         let umpa = self.umpa.into_inner();
-        for window in self.windows.into_iter().filter_map(Cell::into_inner) {
-            let freed = umpa.userpage_free(Gva::new(window.base));
+        for segment in self.segments.into_iter().filter_map(Cell::into_inner) {
+            let freed = umpa.userpage_free(Gva::new(segment.base));
             debug_assert!(freed.is_ok(), "{freed:?}");
         }
         umpa
     }
 
     /// The segment that holds the address.
+    #[inline]
     pub(crate) fn segment_holding(&self, address: u64) -> Option<Range<u64>> {
-        let holds = |window: &Window| address.wrapping_sub(window.base) < window.used_bytes;
-        let newest = self.windows[self.newest.get()].get().filter(holds);
-        let window = newest.or_else(|| self.windows().find(holds))?;
-        Some(window.base..window.base + window.used_bytes)
+        self.newest_holding(address).or_else(|| self.older_holding(address))
     }
 
-    /// True when a window begins there.
-    pub(crate) fn has_window_at(&self, base: u64) -> bool {
-        self.windows().any(|window| window.base == base)
+    /// The segment that grows, if it holds the address: most blocks are there.
+    #[inline]
+    pub(crate) fn newest_holding(&self, address: u64) -> Option<Range<u64>> {
+        let (base, used_bytes) = self.newest_part.get();
+        (address.wrapping_sub(base) < used_bytes).then(|| base..base + used_bytes)
     }
 
-    /// Whether the slack may grow without limit.
+    #[inline(never)]
+    fn older_holding(&self, address: u64) -> Option<Range<u64>> {
+        let segment = self.segments().find(|segment| segment.holds(address))?;
+        Some(segment.base..segment.base + segment.used_bytes)
+    }
+
+    /// True for addresses of a segment in the direct map, and in windows that have one.
+    pub(crate) fn keeps(&self, gva: Gva) -> bool {
+        let window = Slot::containing(gva).map(|(slot, _)| slot.page().start().get());
+        self.segments().any(|segment| match segment.place {
+            Place::Direct => gva.get().wrapping_sub(segment.base) < segment.backed_bytes,
+            Place::Window => window == Some(segment.base),
+        })
+    }
+
+    /// Whether what isn't used may stay without limit.
     pub(crate) fn keep(&self, keep: bool) {
         self.keep.set(keep);
     }
 
     /// Bytes backed for dlmalloc.
     pub(crate) fn backed_bytes(&self) -> u64 {
-        self.windows().map(|window| window.backed_bytes).sum()
+        self.segments().map(|segment| segment.backed_bytes).sum()
     }
 
-    fn windows(&self) -> impl Iterator<Item = Window> {
-        self.windows.iter().filter_map(Cell::get)
+    fn segments(&self) -> impl Iterator<Item = Segment> {
+        self.segments.iter().filter_map(Cell::get)
     }
 
-    fn set_window(&self, number: usize, window: Option<Window>) {
-        self.windows[number].set(window);
+    fn set_segment(&self, number: usize, segment: Option<Segment>) {
+        self.segments[number].set(segment);
+        if number == self.newest.get() {
+            self.newest_part.set(segment.map_or((0, 0), |segment| (segment.base, segment.used_bytes)));
+        }
     }
 
-    /// The number of the window at `base`.
-    fn window_at(&self, base: *mut u8) -> Option<(usize, Window)> {
+    /// The number of the segment at `base`.
+    fn segment_at(&self, base: *mut u8) -> Option<(usize, Segment)> {
         let base = base.expose_provenance() as u64;
-        let found = |(number, window): (usize, &Cell<_>)| Some((number, Cell::get(window)?));
-        self.windows
+        let found = |(number, segment): (usize, &Cell<_>)| Some((number, Cell::get(segment)?));
+        self.segments
             .iter()
             .enumerate()
             .filter_map(found)
-            .find(|(_, window): &(_, Window)| window.base == base)
+            .find(|(_, segment): &(_, Segment)| segment.base == base)
     }
 
     /// What can be used of a window.
@@ -126,66 +170,82 @@ impl<'u, 'a, M: Machine> Segments<'u, 'a, M> {
         self.reserve_bytes - PAGE_BYTES
     }
 
-    /// Another `bytes` at the end of a window that has room for them.
-    fn extend(&self, number: usize, mut window: Window, bytes: u64) -> Option<*mut u8> {
-        let start = window.base + window.used_bytes;
-        window.used_bytes += bytes;
-        if window.used_bytes > window.backed_bytes {
-            window.backed_bytes = self.back(window.base, window.used_bytes)?;
+    /// Another `bytes` at the end of a segment that has room for them.
+    fn extend(&self, number: usize, mut segment: Segment, bytes: u64) -> Option<*mut u8> {
+        let start = segment.base + segment.used_bytes;
+        segment.used_bytes = segment.used_bytes.checked_add(bytes)?;
+        if segment.place == Place::Window && segment.used_bytes > self.room_bytes() {
+            return None;
         }
-        self.set_window(number, Some(window));
+        if segment.used_bytes > segment.backed_bytes {
+            segment.backed_bytes = self.back(segment)?;
+        }
+        self.set_segment(number, Some(segment));
         Some(with_exposed_provenance_mut(start as usize))
     }
 
-    /// Backs the window up to `end`, and to the next multiple of [`LARGE_BYTES`] if there are frames.
-    fn back(&self, base: u64, end: u64) -> Option<u64> {
+    /// Backs the segment as far as it is used; a window up to the next multiple of [`LARGE_BYTES`] if there are frames.
+    fn back(&self, segment: Segment) -> Option<u64> {
         let mut umpa = self.umpa();
-        let large = end.next_multiple_of(LARGE_BYTES).min(self.room_bytes());
-        let generous = if end < LARGE_BYTES { end } else { large };
-        let mut resized = |bytes| umpa.userpage_resize(Gva::new(base), bytes).ok().map(|()| bytes);
-        resized(generous).or_else(|| resized(end))
+        let end = segment.used_bytes;
+        let mut resized = |bytes| umpa.userpage_resize(Gva::new(segment.base), bytes).ok().map(|()| bytes);
+        if segment.place == Place::Direct || end < LARGE_BYTES {
+            return resized(end);
+        }
+        resized(end.next_multiple_of(LARGE_BYTES).min(self.room_bytes())).or_else(|| resized(end))
     }
 
-    /// A new window, without memory.
-    fn open(&self) -> Option<(usize, Window)> {
-        let number = self.windows.iter().position(|window| window.get().is_none())?;
-        let base = self.umpa().userpage_reserve(self.reserve_bytes).ok()?.get();
-        let window = Window { base, used_bytes: 0, backed_bytes: 0 };
-        self.set_window(number, Some(window));
-        Some((number, window))
+    /// A new segment of `bytes`, which grows from now on.
+    fn open(&self, bytes: u64) -> Option<Segment> {
+        let number = self.segments.iter().position(|segment| segment.get().is_none())?;
+        let direct = if self.segments().any(|segment| segment.place == Place::Direct) {
+            None
+        } else {
+            let mut umpa = self.umpa();
+            let behind = umpa.frames().free_frames() * PAGE_BYTES / 8 * BEHIND_OF_8;
+            umpa.userpage_malloc_growing_direct(bytes, behind)
+        };
+        let segment = match direct {
+            Some(gva) => {
+                Segment { place: Place::Direct, base: gva.get(), used_bytes: bytes, backed_bytes: bytes }
+            }
+            None => self.open_window(bytes)?,
+        };
+        self.newest.set(number);
+        self.set_segment(number, Some(segment));
+        Some(segment)
+    }
+
+    fn open_window(&self, bytes: u64) -> Option<Segment> {
+        if bytes > self.room_bytes() {
+            return None;
+        }
+        let base = self.umpa().userpage_reserve(self.reserve_bytes).ok()?;
+        let mut segment =
+            Segment { place: Place::Window, base: base.get(), used_bytes: bytes, backed_bytes: 0 };
+        let Some(backed_bytes) = self.back(segment) else {
+            let freed = self.umpa().userpage_free(base);
+            debug_assert!(freed.is_ok(), "{freed:?}");
+            return None;
+        };
+        segment.backed_bytes = backed_bytes;
+        Some(segment)
     }
 
     fn grow(&self, bytes: usize) -> Option<(*mut u8, usize)> {
         let bytes = (bytes as u64).checked_next_multiple_of(PAGE_BYTES)?;
-        if bytes > self.room_bytes() {
-            return None;
-        }
         let newest = self.newest.get();
-        let start = match self.windows[newest].get() {
-            Some(window) if bytes <= self.room_bytes() - window.used_bytes => {
-                self.extend(newest, window, bytes)?
-            }
-            _ => {
-                let (number, window) = self.open()?;
-                let Some(start) = self.extend(number, window, bytes) else {
-                    self.close(number, window);
-                    return None;
-                };
-                self.newest.set(number);
-                start
-            }
+        let grown = self.segments[newest].get().and_then(|segment| self.extend(newest, segment, bytes));
+        let start = match grown {
+            Some(start) => start,
+            None => with_exposed_provenance_mut(self.open(bytes)?.base as usize),
         };
         Some((start, bytes as usize))
     }
-
-    fn close(&self, number: usize, window: Window) -> bool {
-        self.set_window(number, None);
-        self.umpa().userpage_free(Gva::new(window.base)).is_ok()
-    }
 }
 
-// SAFETY: `alloc` returns memory of a live window that nothing else uses: it is `umpa`'s, mapped when
-// the call returns, and each byte of a window is handed out once until `free_part` or `free` takes it
+// SAFETY: `alloc` returns memory of a live block that nothing else uses: it is `umpa`'s, mapped when
+// the call returns, and each byte of it is handed out once until `free_part` or `free` takes it
 // back. `remap` moves a block's entries, so content goes along.
 unsafe impl<M: Machine + Send> dlmalloc::Allocator for Segments<'_, '_, M> {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
@@ -208,27 +268,37 @@ unsafe impl<M: Machine + Send> dlmalloc::Allocator for Segments<'_, '_, M> {
         resized.map_or(null_mut(), |gva| with_exposed_provenance_mut(gva.get() as usize))
     }
 
-    /// What exceeds the slack is given back.
+    /// What exceeds the slack is given back; in the direct map there is none.
     fn free_part(&self, ptr: *mut u8, oldsize: usize, newsize: usize) -> bool {
-        let Some((number, mut window)) = self.window_at(ptr) else { return false };
-        if window.used_bytes != oldsize as u64 || newsize > oldsize {
+        let Some((number, mut segment)) = self.segment_at(ptr) else { return false };
+        if segment.used_bytes != oldsize as u64 || newsize > oldsize {
             return false;
         }
-        window.used_bytes = newsize as u64;
-        if !self.keep.get() && window.backed_bytes - window.used_bytes > SLACK_MAX_BYTES {
-            let kept = window.used_bytes.next_multiple_of(LARGE_BYTES) + LARGE_BYTES;
-            if self.umpa().userpage_resize(Gva::new(window.base), kept).is_err() {
+        segment.used_bytes = newsize as u64;
+        let kept_bytes = match segment.place {
+            _ if self.keep.get() => segment.backed_bytes,
+            Place::Direct => segment.used_bytes.next_multiple_of(PAGE_BYTES),
+            Place::Window if segment.backed_bytes - segment.used_bytes <= SLACK_MAX_BYTES => {
+                segment.backed_bytes
+            }
+            Place::Window => segment.used_bytes.next_multiple_of(LARGE_BYTES) + LARGE_BYTES,
+        };
+        if kept_bytes < segment.backed_bytes {
+            if self.umpa().userpage_resize(Gva::new(segment.base), kept_bytes).is_err() {
                 return false;
             }
-            window.backed_bytes = kept;
+            segment.backed_bytes = kept_bytes;
         }
-        self.set_window(number, Some(window));
+        self.set_segment(number, Some(segment));
         true
     }
 
     fn free(&self, ptr: *mut u8, size: usize) -> bool {
-        match self.window_at(ptr) {
-            Some((number, window)) if window.used_bytes == size as u64 => self.close(number, window),
+        match self.segment_at(ptr) {
+            Some((number, segment)) if segment.used_bytes == size as u64 => {
+                self.set_segment(number, None);
+                self.umpa().userpage_free(Gva::new(segment.base)).is_ok()
+            }
             _ => false,
         }
     }

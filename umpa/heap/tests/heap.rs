@@ -13,6 +13,7 @@ use host::{Machine, walks, with_umpa};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use umpa::blocks::{Config as PageConfig, Placement, Umpa};
+use umpa::space::Slot;
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 use umpa_heap::heap::PAGES_MIN_BYTES;
 use umpa_heap::{Config, Heap, HeapError};
@@ -368,10 +369,10 @@ fn grow(copy_below_pages: u64) {
 /// A block that lies at a large multiple by chance moves to one when that is asked for.
 #[test]
 fn a_resize_keeps_the_alignment_that_is_asked_for() {
-    with_heap(4096, |heap| {
+    with_heap(10_000, |heap| {
         let align_bytes = 2 << 20;
         // With the page of the heap's state: so that the blocks behind may be aligned.
-        let first = heap.alloc(31 * PAGE_BYTES as usize, 16).expect("memory");
+        let first = heap.alloc(63 * PAGE_BYTES as usize, 16).expect("memory");
         let alloc = |_| heap.alloc(PAGES_MIN_BYTES, 16).expect("memory");
         let blocks: Vec<_> = (0..128).map(alloc).collect();
         let aligned = |block: &NonNull<u8>| (block.as_ptr() as usize).is_multiple_of(align_bytes);
@@ -379,7 +380,7 @@ fn a_resize_keeps_the_alignment_that_is_asked_for() {
         let resized = |block| {
             if aligned(&block) {
                 // SAFETY: the old address isn't used again.
-                let moved = unsafe { heap.realloc(block, 100_000, align_bytes) }.expect("memory");
+                let moved = unsafe { heap.realloc(block, 200_000, align_bytes) }.expect("memory");
                 assert!(aligned(&moved), "{moved:?}");
                 moves += usize::from(moved != block);
                 moved
@@ -394,19 +395,102 @@ fn a_resize_keeps_the_alignment_that_is_asked_for() {
     });
 }
 
+/// What dlmalloc asks for at once.
+const GRAIN_BYTES: u64 = 64 << 10;
+
+/// Frames that are there before the heap's first segment: behind it they are free.
+fn preload(heap: &TestHeap<'_, '_>, frames: u64) {
+    // SAFETY: blocks are left alone.
+    let came = unsafe { heap.with_pages(|umpa| umpa.preload(frames).frames) };
+    assert!(came.expect("no call is under way") > frames / 2);
+}
+
+/// In the direct map: no entry is written, nothing is flushed, and what blocks don't need is free.
 #[test]
-fn one_segment_grows_in_one_window() {
+fn a_segment_takes_what_is_used_and_writes_no_entry() {
     with_heap(20_000, |heap| {
-        let blocks: Vec<_> = (0..20_000).map(|_| heap.alloc(1000, 16).expect("memory")).collect();
-        let windows = heap.inspect(|umpa| umpa.stats().windows).expect("free");
-        assert_eq!(windows, 0, "dlmalloc's window is reserved, and resized in place");
-        let full = heap.segment_bytes().expect("free");
-        assert!((20_000_000..20_000_000 + (8 << 20)).contains(&full), "{full}");
-        // SAFETY: nobody uses them any more.
-        blocks.into_iter().for_each(|block| unsafe { heap.free(block).expect("a block") });
-        let left = heap.segment_bytes().expect("free");
-        assert!(left <= 8 << 20, "{left} bytes stay");
+        preload(heap, 20_000);
+        let counts = || {
+            heap.inspect(|umpa| (umpa.tables().stores(), umpa.owed().settled()))
+                .expect("no call is under way")
+        };
+        let free_frames = || heap.inspect(|umpa| umpa.frames().free_frames()).expect("no call is under way");
+        let (before, free_before) = (counts(), free_frames());
+        let mut blocks: Vec<_> = Vec::new();
+        // A chunk of 1000 bytes takes 1008.
+        let check = |blocks: &Vec<NonNull<u8>>, slack_bytes| {
+            let (least, found) =
+                (blocks.len() as u64 * 1008, heap.segment_bytes().expect("no call is under way"));
+            assert!((least..=least + slack_bytes).contains(&found), "{found} bytes for {least}");
+            assert_eq!((free_before - free_frames()) * PAGE_BYTES, found);
+        };
+        for _ in 0..20_000 {
+            blocks.push(heap.alloc(1000, 16).expect("memory"));
+            check(&blocks, GRAIN_BYTES + 1024);
+        }
+        assert!(heap.keeps(gva_of(blocks[0])).expect("no call is under way"));
+        assert!(
+            !heap.keeps(Gva::new(gva_of(blocks[19_999]).get() + GRAIN_BYTES)).expect("no call is under way")
+        );
+        // From the end on, what is more than dlmalloc keeps goes back.
+        while let Some(block) = blocks.pop() {
+            // SAFETY: nobody uses it any more.
+            unsafe { heap.free(block) }.expect("a block");
+            check(&blocks, (2 << 20) + GRAIN_BYTES + 1024);
+        }
+        assert_eq!(counts(), before);
     });
+}
+
+/// Somebody takes the frames behind the segment: a window follows, and blocks of both are found.
+#[test]
+fn a_segment_that_cant_grow_is_followed_by_a_window() {
+    with_heap(20_000, |heap| {
+        preload(heap, 20_000);
+        let alloc = || heap.alloc(100_000, 16).expect("memory");
+        let mut blocks = vec![alloc()];
+        let segment_bytes = heap.segment_bytes().expect("no call is under way");
+        // SAFETY: the large blocks aren't used, and freed below.
+        let others = unsafe {
+            heap.with_pages(|umpa| {
+                let rest = umpa.frames().free_frames() - 4096;
+                (0..rest / 64)
+                    .map(|_| umpa.userpage_malloc(64 * PAGE_BYTES).expect("frames"))
+                    .collect::<Vec<_>>()
+            })
+        };
+        let others = others.expect("no call is under way");
+        blocks.extend((0..60).map(|_| alloc()));
+        let windows = |blocks: &[NonNull<u8>]| {
+            blocks.iter().filter(|block| Slot::containing(gva_of(**block)).is_some()).count()
+        };
+        assert!((1..=60).contains(&windows(&blocks)), "{} of 61 blocks lie in a window", windows(&blocks));
+        assert!(heap.segment_bytes().expect("no call is under way") > segment_bytes);
+        for (number, block) in blocks.iter().enumerate() {
+            assert!(heap.keeps(gva_of(*block)).expect("no call is under way"), "block {number}");
+            Block { at: *block, bytes: 100_000, align_bytes: 16, seed: number as u64 }.fill();
+        }
+        for (number, block) in blocks.into_iter().enumerate() {
+            Block { at: block, bytes: 100_000, align_bytes: 16, seed: number as u64 }.verify(
+                100_000,
+                100_000,
+                number as u64,
+            );
+            // SAFETY: nobody uses it any more; nor the large ones.
+            unsafe { heap.free(block) }.expect("a block");
+        }
+        // SAFETY: nobody uses them.
+        let freed = unsafe {
+            heap.with_pages(|umpa| {
+                others.into_iter().for_each(|gva| umpa.userpage_free(gva).expect("a block"))
+            })
+        };
+        freed.expect("no call is under way");
+    });
+}
+
+fn gva_of(block: NonNull<u8>) -> Gva {
+    Gva::new(block.as_ptr() as u64)
 }
 
 #[test]

@@ -493,14 +493,14 @@ fn entries_fail_each_by_itself() {
         assert_eq!(batch, Batch { succeeded: 6, complete: true });
         assert!(entries.iter().all(|entry| entry.ptr.is_null()));
         // More than there is: as many as fit.
-        let (mut ptrs, mut size) = (vec![null_mut(); 100], 100_000);
+        let (mut ptrs, mut size) = (vec![null_mut(); 100], 200_000);
         let mut errnos = vec![UNTOLD; 100];
         // SAFETY: all are new.
         let batch =
             unsafe { heap.batch_alloc1(Some(&mut errnos), &mut ptrs, &mut size, 0, 0, Flags::empty()) };
-        assert!((30..45).contains(&batch.succeeded) && !batch.complete, "{batch:?}");
+        assert!((14..22).contains(&batch.succeeded) && !batch.complete, "{batch:?}");
         assert_eq!(ptrs.iter().filter(|ptr| !ptr.is_null()).count(), batch.succeeded);
-        assert_eq!(size, 102_400);
+        assert_eq!(size, 200_704);
         // SAFETY: nobody uses them.
         let batch = unsafe { heap.batch_alloc1(None, &mut ptrs, &mut 0, 0, 0, Flags::empty()) };
         assert_eq!(batch, Batch { succeeded: 100, complete: true });

@@ -1,8 +1,8 @@
 //! The page allocator below a heap, for a program that uses both.
 //!
 //! A program's pages and its heap are one allocator's. Rust code borrows it either for a heap or for
-//! itself; C code has both at once, by pointers. What a heap keeps for itself (its state, the windows of
-//! its segments and slabs) must be left alone by the other side, and can be told by address.
+//! itself; C code has both at once, by pointers. What a heap keeps for itself (its state, its
+//! segments, the windows of its segments and slabs) must be left alone by the other side, and can be told by address.
 
 #![allow(unsafe_code)] // reason: lends what the heap has borrowed
 
@@ -27,7 +27,7 @@ impl<'a, M: Machine + Send> Heap<'_, 'a, M> {
     }
 
     /// True for addresses in what the heap keeps for itself, whatever of it the program has as blocks: its
-    /// state, and windows of segments and slabs. A large block is `umpa`'s, and isn't kept.
+    /// state, its segment in the direct map, and windows of segments and slabs. A large block is `umpa`'s, and isn't kept.
     ///
     /// # Errors
     /// [`HeapError::Busy`].
@@ -37,10 +37,9 @@ impl<'a, M: Machine + Send> Heap<'_, 'a, M> {
         if from_state < size_of::<State<'_, '_, M>>() as u64 {
             return Ok(true);
         }
-        let Some((slot, _)) = Slot::containing(gva) else { return Ok(false) };
-        let base = slot.page().start();
         // SAFETY: the state lives as long as the heap, and the slabs are no part of what `segments` borrows.
         let slabs = unsafe { &self.state.as_ref().slabs };
-        Ok(inside.segments().has_window_at(base.get()) || slabs.holds(base.get()))
+        let in_slab = Slot::containing(gva).is_some_and(|(slot, _)| slabs.holds(slot.page().start().get()));
+        Ok(in_slab || inside.segments().keeps(gva))
     }
 }

@@ -171,7 +171,27 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
 
     /// # Safety
     /// As for [`Heap::free`].
+    #[inline]
     pub(super) unsafe fn free(&mut self, block: NonNull<u8>, keep: Keep) -> Result<(), HeapError> {
+        if keep == Keep::Nothing
+            && let Some(segment) = self.segments().newest_holding(gva_of(block).get())
+            // SAFETY: as in `find`.
+            && unsafe { Chunk::of(block, segment) }.is_some()
+        {
+            // SAFETY: it is a chunk in use, as far as can be told; the rest is the caller's.
+            unsafe { self.small().c_free(block.as_ptr()) };
+            return Ok(());
+        }
+        // SAFETY: the caller's precondition.
+        unsafe { self.free_any(block, keep) }
+    }
+
+    /// What is no chunk of the newest segment's, or keeps memory.
+    ///
+    /// # Safety
+    /// As for [`Heap::free`].
+    #[inline(never)]
+    unsafe fn free_any(&mut self, block: NonNull<u8>, keep: Keep) -> Result<(), HeapError> {
         match self.find(block)? {
             Found::Chunk(_) => {
                 self.segments().keep(keep == Keep::Memory);
