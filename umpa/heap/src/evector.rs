@@ -136,14 +136,16 @@ impl<'h, 'u, 'a, T, M: Machine + Send> EVector<'h, 'u, 'a, T, M> {
     /// [`HeapError`] and the element; the vector is as it was.
     #[inline]
     pub fn try_push(&mut self, element: T) -> Result<(), (HeapError, T)> {
-        if self.len == self.capacity
+        // Read once: for all that the compiler knows, the element may lie over the vector.
+        let len = self.len;
+        if len == self.capacity
             && let Err(error) = self.grow()
         {
             return Err((error, element));
         }
         // SAFETY: there is memory for more than `len` elements, and this one's place has none.
-        unsafe { self.start.add(self.len).write(element) };
-        self.len += 1;
+        unsafe { self.start.add(len).write(element) };
+        self.len = len + 1;
         Ok(())
     }
 
