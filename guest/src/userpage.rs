@@ -54,7 +54,8 @@ pub fn allocator<'m>(boot: &BootInfo, machine: &'m mut Machine, config: Config) 
 /// eight small pages, at an address that is new to KVM: 54,000 cycles each (kvm_pvm, 2.3 GHz), as many as it
 /// takes to copy 700 KiB. What hangs below a link that moves keeps its shadow: 512 pages are touched in 5,300
 /// cycles after their leaf table has moved, and in 3,600,000 after their leaves have. So links move there, and what is
-/// resized gets its last 2 MiB whole: the steps that follow write nothing and touch nothing new.
+/// resized gets its last 2 MiB whole: the steps that follow write nothing and touch nothing new. At most a sixteenth of
+/// the memory waits for a flush, as what is free is to be contiguous: scattered frames take small leaves.
 #[must_use]
 pub fn suited(boot: &BootInfo) -> Config {
     const LARGE_PAGES: u64 = PageSize::Size2M.frames();
@@ -64,6 +65,7 @@ pub fn suited(boot: &BootInfo) -> Config {
             apart_min_pages: LARGE_PAGES,
             whole_min_pages: LARGE_PAGES,
             copy_below_pages: LARGE_PAGES,
+            quarantine_max_frames: config.quarantine_max_frames.min(boot.frames_max / 16),
             ..config
         },
         MmuMode::Ept | MmuMode::Npt => config,

@@ -70,6 +70,9 @@ pub(crate) enum Block {
     Cover(cover::Cover),
 }
 
+/// Pages of a block for whose sake a flush is made when nothing contiguous is free: as many small leaves cost more.
+const FLUSH_PAGES: u64 = 16;
+
 /// See the [module](self).
 pub struct Umpa<'a, M: Machine> {
     pub(crate) machine: M,
@@ -189,9 +192,15 @@ impl<'a, M: Machine> Umpa<'a, M> {
             if let Some(gva) = self.retained_block::<S>(pages, capacity(pages)) {
                 return Ok(gva);
             }
-            // What waits for a flush may be contiguous with what is free.
-            if self.frames.free_frames() < pages {
-                self.make_free(pages)?;
+            // What waits for a flush may be contiguous, by itself or with what is free.
+            let short = self.frames.free_frames() < pages;
+            let waits = self.frames.quarantined_frames();
+            if short || pages >= FLUSH_PAGES && waits >= pages {
+                if short {
+                    self.make_free(pages)?
+                } else {
+                    self.settle()
+                }
                 if let Some(gva) = self.direct_block::<S>(pages) {
                     return Ok(gva);
                 }

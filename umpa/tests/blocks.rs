@@ -446,6 +446,28 @@ fn small_steps_stay_within_a_large_leaf() {
     world.finish().unwrap();
 }
 
+/// Where no free run is long enough, a block takes what waits for a flush rather than scattered frames, if a flush
+/// costs less than its leaves.
+#[test]
+fn a_flush_comes_before_scattered_frames() {
+    for (pages, direct) in [(15, 0), (16, 1), (32, 1), (33, 0)] {
+        let setup = plain(128, Placement::Ladder);
+        let (mut tags, mut links) = setup.bookkeeping();
+        let mut world = World::new(&setup, &mut tags, &mut links);
+        world.step(&Step::Preload { frames: 128 }).unwrap();
+        world.step(&Step::Reserve { pages: 32 }).unwrap();
+        world.step(&Step::Commit { block: 0, at: 0, pages: 32, zeroed: false }).unwrap();
+        (0..96).for_each(|_| world.step(&Step::Malloc { pages: 1 }).unwrap());
+        // Every other frame is free.
+        (0..48).for_each(|at| world.step(&Step::Free { block: 95 - 2 * at }).unwrap());
+        world.step(&Step::Release { block: 0, at: 0, pages: 32 }).unwrap();
+        let before = world.umpa.stats();
+        world.step(&Step::Malloc { pages }).unwrap();
+        assert_eq!(world.umpa.stats().direct - before.direct, direct, "{pages} pages");
+        world.finish().unwrap();
+    }
+}
+
 /// A block that was copied leaves nothing behind, and one that can't be copied moves its entries.
 #[test]
 fn blocks_move_by_a_copy_where_that_is_better() {
