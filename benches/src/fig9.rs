@@ -8,13 +8,10 @@
 //!
 //! dlmalloc is the crate that guests have too. It has no threshold for mappings; that is here.
 //!
-//! Memory is what is resident (`/proc/self/statm`) less what was before the first block. The kernel keeps that
-//! number in parts, one for each processor, which may lack 128 KiB each.
+//! Memory is what is [resident](crate::resident) less what was before the first block.
 #![allow(unsafe_code, reason = "maps memory, and calls allocators")]
 
-use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::FileExt;
 use std::ptr::{NonNull, null_mut};
 
 use dlmalloc::Dlmalloc;
@@ -25,6 +22,7 @@ use work::{Blocks, Slot};
 
 use crate::apart::serve;
 use crate::peers::{self, Peer};
+use crate::resident::Resident;
 
 /// dlmalloc's series.
 pub const DLMALLOC: [&str; 2] = ["dlmalloc-mmap", "dlmalloc-mmap-retain"];
@@ -100,24 +98,16 @@ impl Allocator {
 struct Native {
     name: &'static str,
     allocator: Allocator,
-    statm: File,
+    resident: Resident,
 }
 
 impl Native {
     fn of(series: &str) -> io::Result<Self> {
         let name = DLMALLOC.into_iter().chain(peers::NAMES).find(|name| *name == series);
         let (name, allocator) = name.zip(Allocator::of(series)).ok_or(io::ErrorKind::NotFound)?;
-        let native = Self { name, allocator, statm: File::open("/proc/self/statm")? };
-        native.resident_pages()?;
+        let native = Self { name, allocator, resident: Resident::open()? };
+        native.resident.bytes()?;
         Ok(native)
-    }
-
-    fn resident_pages(&self) -> io::Result<u64> {
-        let mut text = [0; 128];
-        let bytes = self.statm.read_at(&mut text, 0)?;
-        let text = str::from_utf8(&text[..bytes]).map_err(io::Error::other)?;
-        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-        pages.ok_or_else(|| io::Error::other("/proc/self/statm makes no sense"))
     }
 }
 
@@ -158,7 +148,7 @@ unsafe impl Blocks for Native {
 
 impl Held for Native {
     fn held_bytes(&mut self) -> u64 {
-        self.resident_pages().unwrap_or(0) * PAGE_BYTES
+        self.resident.bytes().unwrap_or(0)
     }
 }
 

@@ -5,7 +5,6 @@
 #![allow(unsafe_code, reason = "calls allocators")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::fs;
 use std::io::{self, BufRead, Write};
 use std::ptr::NonNull;
 
@@ -20,6 +19,7 @@ use work::kernels::{KernelError, Plain, round};
 
 use crate::apart::serve;
 use crate::peers::{self, Peer};
+use crate::resident::{Resident, peak_bytes};
 
 /// A global allocator as one that collections can be given.
 #[derive(Clone, Copy, Debug)]
@@ -108,14 +108,6 @@ fn kernels(
     }
 }
 
-/// What this process has resident (`VmRSS`) or had at most (`VmHWM`).
-fn resident_bytes(which: &str) -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| kib << 10).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
 /// Rounds with so many elements, for a series.
 ///
 /// # Errors
@@ -123,12 +115,12 @@ fn resident_bytes(which: &str) -> io::Result<u64> {
 pub fn rounds(series: &str, elements: u64, commands: impl BufRead, answers: impl Write) -> io::Result<()> {
     peers::settle_in(series);
     let peer = Peer::of(series).ok_or(io::ErrorKind::NotFound)?;
-    let (before_bytes, mut number) = (resident_bytes("VmRSS")?, 0);
+    let (before_bytes, mut number) = (Resident::open()?.bytes()?, 0);
     let round = |report: &mut dyn FnMut(_)| {
         number += 1;
         kernels(peer, series, elements, number, report)?;
-        let peak_bytes = resident_bytes("VmHWM")?.saturating_sub(before_bytes);
-        Ok(vec![("peak_bytes", peak_bytes)])
+        let more_bytes = peak_bytes()?.saturating_sub(before_bytes);
+        Ok(vec![("peak_bytes", more_bytes)])
     };
     serve(round, commands, answers)
 }
@@ -173,13 +165,5 @@ mod tests {
         numbers.shrink_to_fit();
         numbers.push(7);
         assert_eq!(numbers[..], [7]);
-    }
-
-    #[test]
-    fn what_is_resident_is_known() {
-        let before_bytes = resident_bytes("VmRSS").unwrap();
-        let memory = std::hint::black_box(vec![1_u8; 32 << 20]);
-        assert!(resident_bytes("VmHWM").unwrap() >= before_bytes + (memory.len() as u64) / 2);
-        assert!(resident_bytes("VmNothing").is_err());
     }
 }

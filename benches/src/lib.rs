@@ -26,6 +26,7 @@
 //! - [`timing`]: whether times on this machine mean anything, and the clock's frequency.
 //! - [`record`]: the result of `fig7` as JSON.
 //! - [`report`]: a folder of results as one page.
+//! - [`resident`]: what this process has resident.
 //! - [`results`]: a folder of results, and how each was made.
 //! - [`samples`]: benchmarks of single calls: medians, table and JSON.
 //! - [`targets`]: how fast it has to be, and whether it is.
@@ -61,6 +62,7 @@ pub mod plan;
 pub mod pollution;
 pub mod record;
 pub mod report;
+pub mod resident;
 pub mod results;
 pub mod samples;
 pub mod swapped;
