@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 
 use crate::record::Machine;
 use crate::samples::quantile;
-use crate::table::cycles;
+use crate::table::{self, cycles};
 use crate::targets::size;
 
 /// A group of works.
@@ -252,14 +252,10 @@ impl Record {
     /// As tables for a terminal, one for each group.
     #[must_use]
     pub fn render(&self) -> String {
-        let Machine { cpu, kernel, kvm_module, mmu_mode, tsc_hz } = &self.host;
-        let mut text = format!("{}: mode {mmu_mode}, {kvm_module}, {cpu}, kernel {kernel}", self.bench);
-        if self.timing_is_real {
-            let _ = write!(text, ", TSC {:.2} GHz", *tsc_hz as f64 / 1e9);
-        } else {
-            text += "; an emulator: counts for each operation, no times";
+        let mut text = table::machine(self.bench, &self.host);
+        if !self.timing_is_real {
+            text += "an emulator: counts for each operation, no times\n";
         }
-        text.push('\n');
         for group in &self.groups {
             let _ = writeln!(text, "\n{}: {}", group.name, group.about);
             for work in self.works.iter().filter(|work| work.group == group.name) {
