@@ -3,13 +3,14 @@
 
 use core::arch::asm;
 
-use umpa_abi::addr::{Frame, Gva, PAGE_BYTES};
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, PageSize};
 use umpa_abi::block::{
     AVAIL_AT, BLOCK_PORT, DESCRIPTORS_AT, KICK, NEEDS_RESET, QUEUE_SIZE, READ, REQUESTS_AT, SECTORS_PER_SLOT,
-    STATE_AT, USED_AT, WAIT, WRITE,
+    STATE_AT, STATUS_OK, USED_AT, WAIT, WRITE,
 };
 
 use super::Attacker;
+use crate::mmu;
 use crate::workloads::{Failure, check};
 
 /// Another descriptor follows.
@@ -159,5 +160,42 @@ impl Queue {
         self.show(self.offered);
         self.settle()?;
         Ok(self.get(Self::status_at(number)))
+    }
+}
+
+/// A page table whose entries lie in the page file as well, those of the program's own in slot 0 and foreign ones in
+/// slot 1.
+#[derive(Debug)]
+pub(crate) struct TableOnDisk {
+    /// With both slots written.
+    pub(crate) queue: Queue,
+    /// The table, in use, with the entries of slot 0.
+    pub(crate) table: Frame,
+    /// The program's frame that all of those lead to.
+    pub(crate) good: Frame,
+    /// What the table maps, 2 MiB.
+    pub(crate) gva: Gva,
+}
+
+impl TableOnDisk {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// When a good request fails.
+    pub(crate) fn new(attacker: &mut Attacker<'_>) -> Result<Self, Failure> {
+        let table = attacker.get(3, PageSize::Size4K)?;
+        let (good, evil) = (table.offset(1), table.offset(2));
+        let own = good.start().get() | attacker.data_bits();
+        let foreign = attacker.never_granted().start().get() | attacker.data_bits();
+        let mut queue = Queue::new(attacker)?;
+        for (slot, entry) in [(0, own), (1, foreign)] {
+            mmu::fill(evil, entry);
+            let head = queue.good(0, WRITE, slot, evil);
+            check(queue.status_of(0, head)? == STATUS_OK, "a good request failed")?;
+        }
+        mmu::fill(table, own);
+        let gva = attacker.place(2);
+        attacker.set(gva, 2, table.start().get() | attacker.table_bits())?;
+        Ok(Self { queue, table, good, gva })
     }
 }

@@ -2,11 +2,11 @@
 //! the table, until it leads to a frame that isn't its own, and the VMM walks what changes under it.
 
 use umpa::hardware::Tlb;
-use umpa_abi::addr::{Frame, Gva, PAGE_BYTES, PageSize};
-use umpa_abi::block::{READ, STATUS_OK, WRITE};
+use umpa_abi::addr::{Frame, Gva, PAGE_BYTES};
+use umpa_abi::block::READ;
 
 use super::beside::{Beside, turn, word};
-use super::queue::Queue;
+use super::queue::{Queue, TableOnDisk};
 use super::{Attack, Attacker, MARK};
 use crate::mmu;
 use crate::processors::Processor;
@@ -20,20 +20,8 @@ pub(super) const ATTACK: Attack = Attack {
 };
 
 fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
-    let first = attacker.get(3, PageSize::Size4K)?;
-    let (table, good, evil) = (first, first.offset(1), first.offset(2));
-    let own = good.start().get() | attacker.data_bits();
-    let foreign = attacker.never_granted().start().get() | attacker.data_bits();
-    let mut queue = Queue::new(attacker)?;
-    for (slot, entry) in [(0, own), (1, foreign)] {
-        mmu::fill(evil, entry);
-        let head = queue.good(0, WRITE, slot, evil);
-        check(queue.status_of(0, head)? == STATUS_OK, "a good request failed")?;
-    }
+    let TableOnDisk { queue, table, good, gva } = TableOnDisk::new(attacker)?;
     mmu::fill(good, MARK);
-    mmu::fill(table, own);
-    let gva = attacker.place(2);
-    attacker.set(gva, 2, table.start().get() | attacker.table_bits())?;
     let words = [table.get(), attacker.boot.block_queue, attacker.boot.block_queue_gpa, queue.offered.into()];
     let beside = Beside::start(attacker, reads, &words)?;
     for turn in 0..attacker.some(400) {

@@ -2,12 +2,11 @@
 //! same time as the processor walks it: entries that change under the reader.
 
 use umpa::hardware::Tlb;
-use umpa_abi::addr::{Gva, PAGE_BYTES, PageSize};
-use umpa_abi::block::{READ, STATUS_OK, WRITE};
+use umpa_abi::addr::{Gva, PAGE_BYTES};
+use umpa_abi::block::READ;
 
-use super::queue::Queue;
+use super::queue::TableOnDisk;
 use super::{Attack, Attacker, MARK};
-use crate::mmu;
 use crate::workloads::{Failure, check};
 
 /// See the [module](self).
@@ -18,19 +17,7 @@ pub(super) const ATTACK: Attack = Attack {
 };
 
 fn run(attacker: &mut Attacker<'_>) -> Result<(), Failure> {
-    let first = attacker.get(3, PageSize::Size4K)?;
-    let (table, good, evil) = (first, first.offset(1), first.offset(2));
-    let own = good.start().get() | attacker.data_bits();
-    let foreign = attacker.never_granted().start().get() | attacker.data_bits();
-    let mut queue = Queue::new(attacker)?;
-    for (slot, entry) in [(0, own), (1, foreign)] {
-        mmu::fill(evil, entry);
-        let head = queue.good(0, WRITE, slot, evil);
-        check(queue.status_of(0, head)? == STATUS_OK, "a good request failed")?;
-    }
-    mmu::fill(table, own);
-    let gva = attacker.place(2);
-    attacker.set(gva, 2, table.start().get() | attacker.table_bits())?;
+    let TableOnDisk { mut queue, table, gva, .. } = TableOnDisk::new(attacker)?;
     check(attacker.store(gva, MARK).is_ok(), "the table isn't used")?;
     attacker.target(attacker.never_granted().start());
     for turn in 0..attacker.some(200) {
