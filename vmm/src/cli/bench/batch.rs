@@ -39,7 +39,7 @@ const TARGETS: [Target; 2] = [
 /// Does it.
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     let seed = args.common.seed;
-    let ops = args.ops.unwrap_or(if args.common.quick { 1000 } else { 10_000 });
+    let ops = args.ops.unwrap_or(if args.common.options.quick { 1000 } else { 10_000 });
     let of = |series: &'static str| (series, vec![series.to_owned(), ops.to_string(), seed.to_string()]);
     let native = Native::new("linux", move || round(ops as usize, seed));
     let plan = Plan {

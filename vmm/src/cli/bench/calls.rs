@@ -17,15 +17,12 @@ use super::rounds::{Contender, Guest, RoundError, Rounds, interleave};
 use super::{MemoryShort, Setup, check_memory, machine, parse_ring};
 use crate::cli::units::{duration, size_bytes};
 
-/// What both take.
+/// What all of them take.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Common {
-    /// Rounds that are measured; three more go before them [default: 40; 5 with --quick].
+pub(super) struct Options {
+    /// Rounds that are measured; three more go before them [default: 5 to 40; 3 to 5 with --quick].
     #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(super) rounds: Option<u64>,
-    /// What is drawn at random follows from it.
-    #[arg(long, value_name = "SEED", default_value = "1")]
-    pub(super) seed: u64,
     /// Smaller: a few seconds.
     #[arg(long)]
     pub(super) quick: bool,
@@ -35,46 +32,29 @@ pub(super) struct Common {
     /// Privilege level of the guests' workloads: 3 (user mode) or 0.
     #[arg(long, default_value = "3", value_parser = parse_ring)]
     pub(super) ring: Ring,
-    /// Memory of each guest.
-    #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "512M")]
-    pub(super) mem: u64,
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
     pub(super) timeout: Duration,
 }
 
-/// What benchmarks take whose work and memory are their own.
+/// What benchmarks take of which only a call is measured.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct Options {
-    /// Rounds that are measured; three more go before them [default: 5 to 15; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(super) rounds: Option<u64>,
-    /// Smaller: a few seconds.
-    #[arg(long)]
-    pub(super) quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guests' workloads: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    pub(super) ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    pub(super) timeout: Duration,
+pub(super) struct Common {
+    #[command(flatten)]
+    pub(super) options: Options,
+    /// What is drawn at random follows from it.
+    #[arg(long, value_name = "SEED", default_value = "1")]
+    pub(super) seed: u64,
+    /// Memory of each guest.
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "512M")]
+    pub(super) mem: u64,
 }
 
 impl Options {
     /// With so many rounds unless others are asked for, and guests of so much memory.
     pub(super) fn common(&self, rounds: u64, memory_bytes: u64) -> Common {
-        Common {
-            rounds: Some(self.rounds.unwrap_or(if self.quick { 3 } else { rounds })),
-            seed: 1,
-            quick: self.quick,
-            json: self.json.clone(),
-            ring: self.ring,
-            mem: memory_bytes,
-            timeout: self.timeout,
-        }
+        let rounds = Some(self.rounds.unwrap_or(if self.quick { 3 } else { rounds }));
+        Common { options: Self { rounds, ..self.clone() }, seed: 1, mem: memory_bytes }
     }
 }
 
@@ -135,18 +115,18 @@ pub(super) fn run(args: &Common, plan: Plan<'_>) -> Result<(), BenchError> {
 
 /// Prints the table, and writes the JSON if asked for.
 pub(super) fn show(args: &Common, record: &Record, table: &str) -> Result<(), BenchError> {
-    Ok(output::show(table, || record.to_json(), args.json.as_deref())?)
+    Ok(output::show(table, || record.to_json(), args.options.json.as_deref())?)
 }
 
 /// Runs it.
 pub(super) fn measure(args: &Common, plan: Plan<'_>) -> Result<Record, BenchError> {
-    if let Some(path) = &args.json {
+    if let Some(path) = &args.options.json {
         output::check(path)?;
     }
     let timing_is_real = timing::timing_is_real();
     check_memory(args.mem.saturating_mul(plan.guests.len() as u64 + 1))?;
     let host = Host::open()?;
-    let setup = Setup { memory_bytes: args.mem, ring: args.ring, timeout: args.timeout };
+    let setup = Setup { memory_bytes: args.mem, ring: args.options.ring, timeout: args.options.timeout };
     let mut contenders: Vec<Box<dyn Contender + '_>> = Vec::new();
     for (name, workload_args) in plan.guests {
         let guest = PausedGuest::start(&host, name, plan.workload, workload_args, &setup)?;
@@ -158,14 +138,14 @@ pub(super) fn measure(args: &Common, plan: Plan<'_>) -> Result<Record, BenchErro
     } else {
         absent.extend(plan.natives.iter().map(|native| (native.name(), NO_TIMES)));
     }
-    let measured = args.rounds.unwrap_or(if args.quick { 5 } else { 40 });
+    let measured = args.options.rounds.unwrap_or(if args.options.quick { 5 } else { 40 });
     let outcomes = interleave(&mut contenders, Rounds { warmup: 3, measured })?;
     drop(contenders);
     let mut params = plan.params;
     params.insert("rounds".into(), measured.into());
     params.insert("seed".into(), args.seed.into());
     params.insert("guest_memory_bytes".into(), args.mem.into());
-    params.insert("guest_ring".into(), args.ring.number().into());
+    params.insert("guest_ring".into(), args.options.ring.number().into());
     params.insert("timing_is_real".into(), timing_is_real.into());
     let host = machine(Some(&host));
     let mut record = Record::new(plan.bench, host, params, &outcomes, plan.targets, timing_is_real)?;

@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -22,36 +21,22 @@ use umpa_abi::record::{Sample, name};
 use umpa_abi::upcall::{Source, Turn};
 use vmm::host::Host;
 use vmm::upcall::{Ask, AskError, Asker, Fate};
-use vmm::vcpu::Ring;
 
-use super::super::units::duration;
-use super::calls::BenchError;
+use super::calls::{BenchError, Options};
 use super::output;
 use super::paused::{GuestError, PausedGuest};
 use super::rounds::{Contender, Native, RoundError, Rounds, interleave};
-use super::{Setup, check_memory, machine, parse_ring};
+use super::{Setup, check_memory, machine};
 
 /// Frames come back: from the host's request until they are in its hands, by amount and by where they were.
 ///
 /// Lookaside: free frames (an advice takes them). Retained: freed, but still mapped (a need). Discardable: in
 /// use, but registered as such (a demand). Beside it Linux giving back as much touched memory of a process.
+/// --quick: without the largest amount.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Rounds that are measured; two more go before them [default: 15; 3 with --quick].
-    #[arg(long, value_name = "ROUNDS", value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    rounds: Option<u64>,
-    /// Smaller: without the largest amount.
-    #[arg(long)]
-    quick: bool,
-    /// Write the result as JSON to this file, or to standard output (-), the table then to standard error.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
-    /// Privilege level of the guest's workload: 3 (user mode) or 0.
-    #[arg(long, default_value = "3", value_parser = parse_ring)]
-    ring: Ring,
-    /// Give up after this time.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30m")]
-    timeout: Duration,
+    #[command(flatten)]
+    pub(super) options: Options,
 }
 
 const SIZES: [u64; 3] = [2 << 20, 64 << 20, 1 << 30];
@@ -150,6 +135,7 @@ impl Contender for Asked {
 
 /// Does it.
 pub(super) fn run(args: &Args) -> Result<(), BenchError> {
+    let args = &args.options;
     if let Some(path) = &args.json {
         output::check(path)?;
     }
@@ -177,7 +163,7 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
         })));
     }
     let measured = args.rounds.unwrap_or(if args.quick { 3 } else { 15 });
-    let outcomes = interleave(&mut contenders, Rounds { warmup: 2, measured })?;
+    let outcomes = interleave(&mut contenders, Rounds { warmup: 3, measured })?;
     drop(contenders);
     guest.borrow_mut().finish(round::IS_OVER)?;
 

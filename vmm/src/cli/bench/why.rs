@@ -93,11 +93,11 @@ fn pollution(options: &Options, seed: u64) -> Result<Pollution, calls::BenchErro
     let args = options.common(15, POLLUTION_BYTES);
     check_memory(2 * args.mem)?;
     let host = Host::open()?;
-    let setup = Setup { memory_bytes: args.mem, ring: args.ring, timeout: args.timeout };
+    let setup = Setup { memory_bytes: args.mem, ring: options.ring, timeout: options.timeout };
     let [in_guest, natively] = PLACES;
     let guest = PausedGuest::start(&host, in_guest, "pollution-times", [seed.to_string()], &setup)?;
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Guest::new(guest))];
-    let (mut warmup, mut measured) = (3, args.rounds.unwrap_or(1));
+    let (mut warmup, mut measured) = (3, args.options.rounds.unwrap_or(1));
     if timing_is_real {
         let mut here =
             Here::new(seed).map_err(|source| RoundError::Native { name: natively, source: source.into() })?;

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<(), BenchError> {
     }
     let timing_is_real = timing::timing_is_real();
     let host = Host::open()?;
-    let rounds = if timing_is_real { options.common(ROUNDS, 0).rounds } else { options.rounds };
+    let rounds = if timing_is_real { options.common(ROUNDS, 0).options.rounds } else { options.rounds };
     let bench = Bench {
         host: &host,
         ring: options.ring,
