@@ -50,6 +50,9 @@ use inside::{Found, Inside};
 /// work on it finds nothing in the cache that the heap has touched; from 256 KiB on dlmalloc gives memory back and
 /// takes it again (`vmm bench fig9`).
 pub const PAGES_MIN_BYTES: usize = 128 << 10;
+/// Runs of blocks of at least so many bytes in all are slabs. Their blocks are freed in half the time that chunks take,
+/// each of which joins its neighbours; below, the page that a slab ends in would be more than a quarter of it.
+const SLABS_MIN_BYTES: usize = 16 << 10;
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +203,7 @@ impl<'u, 'a, M: Machine + Send> Heap<'u, 'a, M> {
     }
 
     /// `blocks` blocks of `bytes` bytes at multiples of `align_bytes`, which may be less than 16, in the
-    /// time that one takes: no block is touched, but each can be freed and resized alone. From 128 KiB on
+    /// time that one takes: no block is touched, but each can be freed and resized alone. From 16 KiB on
     /// in all they are a slab's: a freed one isn't given out again, but memory goes back in parts of 2
     /// MiB.
     ///

@@ -8,7 +8,7 @@ use dlmalloc::{Allocator as _, Dlmalloc};
 use umpa::blocks::{BlockError, Machine, Umpa};
 use umpa_abi::addr::{Gva, PAGE_BYTES};
 
-use super::{Heap, HeapError, Keep, PAGES_MIN_BYTES};
+use super::{Heap, HeapError, Keep, PAGES_MIN_BYTES, SLABS_MIN_BYTES};
 use crate::aligned::{aligned_pages, stays_aligned};
 use crate::chunk::{self, ALIGN_BYTES, Chunk};
 use crate::run::Run;
@@ -151,7 +151,7 @@ impl<'u, 'a, M: Machine + Send> Inside<'_, 'u, 'a, M> {
         if align_bytes <= ALIGN_BYTES
             && let Some(chunk_bytes) = chunk::bytes_for(bytes)
             && let Some(all) = chunk_bytes.checked_mul(blocks)
-            && all < PAGES_MIN_BYTES
+            && all < SLABS_MIN_BYTES
         {
             // SAFETY: any size may be asked for. The chunk is one in use that nobody has yet, and it has
             // room for all.
