@@ -78,7 +78,7 @@ pub enum ResultError {
 /// A benchmark's result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
-    /// How it was made; of a file that `vmm bench NAME --json` wrote, nothing is known.
+    /// How it was made; of a file that `vmm bench NAME --json` wrote, no more is known.
     pub run: Run,
     /// All of it.
     pub json: Value,
@@ -96,8 +96,14 @@ impl Kept {
         if let Some(&(missing, _)) = missing.iter().find(|(_, is_there)| !is_there) {
             return Err(ResultError::Other { path: path.to_owned(), missing });
         }
-        let run = json.get("run").cloned().map_or_else(|| Ok(Run::default()), serde_json::from_value);
-        Ok(Self { run: run.map_err(wrong)?, json })
+        let run = match json.get("run") {
+            Some(run) => serde_json::from_value(run.clone()).map_err(wrong)?,
+            None => {
+                let bench = json["bench"].as_str().unwrap_or_default();
+                Run { command: format!("vmm bench {bench} … --json"), ..Run::default() }
+            }
+        };
+        Ok(Self { run, json })
     }
 
     /// Of a file.

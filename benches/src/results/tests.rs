@@ -46,6 +46,12 @@ fn what_is_no_result_is_refused_by_name() {
     }
 }
 
+/// `vmm bench NAME --json` keeps no command beside its result.
+#[test]
+fn a_result_without_a_command_has_its_benchmarks() {
+    assert_eq!(kept(&mmap()).run, Run { command: "vmm bench mmap … --json".into(), ..Run::default() });
+}
+
 #[test]
 fn a_result_is_read_as_it_was_written() {
     let folder = tempfile::tempdir().unwrap();
