@@ -16,10 +16,10 @@
 //!         └── backed_bytes ───────────────────────────────┘
 //! ```
 //!
-//! Invariants: `newest_part` = base and `used` of the newest, or 0 bytes; `used <= backed`; in the direct map `used = backed`, unless frees were told to keep memory; in a
-//! window `backed <= reserve - page` and `backed - used <= SLACK_MAX_BYTES`, with the same exception. One segment at
-//! most lies in the direct map, and the last page of a window isn't used, so no two segments are adjacent: dlmalloc
-//! never joins them.
+//! Invariants: `newest_part` = base and `used` of the newest, or 0 bytes; `used <= backed`; in the direct map
+//! `used = backed`, unless frees were told to keep memory; in a window `backed <= reserve - page` and
+//! `backed - used <= SLACK_MAX_BYTES`, with the same exception. One segment at most lies in the direct map, and the
+//! last page of a window isn't used, so no two segments are adjacent: dlmalloc never joins them.
 //!
 //! From [`LARGE_BYTES`] on windows are backed in such steps, so that one leaf maps each, where the
 //! frames allow it. The slack keeps a heap that grows and shrinks at one place from editing tables.
