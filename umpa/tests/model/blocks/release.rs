@@ -170,7 +170,10 @@ impl World<'_> {
                 (
                     Step::Realloc { pages, .. } | Step::Resize { pages, .. } | Step::Widen { pages, .. },
                     Some(block),
-                ) if block.stamps.len() as u64 == *pages => Some(gva.get() + pages * PAGE_BYTES),
+                ) if block.stamps.len() as u64 >= *pages => {
+                    // One that gets the whole of its last large leaf has more than was asked for.
+                    Some(gva.get() + block.stamps.len() as u64 * PAGE_BYTES)
+                }
                 (Step::Realloc { .. } | Step::Widen { .. } | Step::Move { .. }, Some(_))
                 | (Step::Resize { .. }, _) => None,
                 _ => Some(gva.get()),
