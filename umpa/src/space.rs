@@ -20,7 +20,7 @@
 //! flushes before, [`AddressSpace::mark_stale`]): to map other frames there takes a flush first.
 //!
 //! A window that was retained, and is live again, is known to be whole, until something is done to its leaves
-//! ([`AddressSpace::is_known_whole`]): freed again, it needs no look at each of them.
+//! ([`AddressSpace::retain_whole`]): freed again, it needs no look at each of them.
 //!
 //! A cover is a live slot of another kind: its block begins at an offset, so that page and frame are
 //! congruent.
@@ -280,12 +280,6 @@ impl AddressSpace {
         u64::from(link) == settled % u64::from(WHOLE)
     }
 
-    /// True for a live window all of whose pages are mapped and not watched, without a look at them. It was
-    /// retained, and since then nothing was done to its leaves but to map more at its end.
-    pub fn is_known_whole(&self, memory: &impl TableMemory, slot: Slot) -> bool {
-        self.classes[slot.class()].records.get(memory, slot).is_known_whole()
-    }
-
     /// Whether a live window is whole isn't known any more: to be called before anything is done to its leaves
     /// that [`mark_stale`](Self::mark_stale) doesn't tell of. Slots of other kinds stay as they are.
     pub fn forget_whole(&mut self, memory: &mut impl TableMemory, arena: &mut TableArena<'_>, slot: Slot) {
@@ -325,9 +319,9 @@ impl AddressSpace {
         self.retained_pages += pages;
     }
 
-    /// Ends a live window that is known to be whole ([`Self::is_known_whole`]) and stays mapped. False for any other
-    /// slot, and nothing is done. One look at the record and one store to it: this is how blocks that come back again
-    /// and again are freed.
+    /// Ends a live window that is known to be whole and stays mapped: it was retained, and since then nothing was done
+    /// to its leaves but to map more at its end. False for any other slot, and nothing is done. One look at the record
+    /// and one store to it: this is how blocks that come back again and again are freed.
     pub fn retain_whole(&mut self, memory: &mut impl TableMemory, slot: Slot) -> bool {
         let class = &mut self.classes[slot.class()];
         let Some((place, record)) = class.records.find(memory, slot) else { return false };

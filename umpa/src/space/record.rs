@@ -48,7 +48,7 @@ impl Record {
         (self.0 & NONE as u64) as u32
     }
 
-    /// A live slot all of whose pages are mapped.
+    /// A live window all of whose pages are mapped and not watched, without a look at them.
     pub(super) const fn is_known_whole(self) -> bool {
         self.0 >> 62 == Self::LIVE && self.link() == WHOLE
     }
